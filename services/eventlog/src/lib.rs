@@ -14,9 +14,27 @@
 //!
 //! `FORMAT.md` beside this crate has the bytes on disk.
 
+pub mod suite;
+mod record;
+mod disk;
+mod segment;
+mod head;
+mod segments;
+mod upkeep;
+mod recovery;
+mod read;
+mod simulated;
+mod memory;
+
 use std::fmt;
 
 use bytes::Bytes;
+
+pub use disk::{Disk, DiskFile, RealDisk, Space};
+pub use memory::{MemoryLog, MemoryStore};
+pub use record::{MAX_RECORD_BYTES, erase_payloads};
+pub use segments::{Options, SegmentLog, Sync, open};
+pub use simulated::SimulatedDisk;
 
 /// The place of an event in its log; the first event ever has offset 0.
 pub type Offset = u64;
@@ -158,7 +176,9 @@ pub enum OpenError {
     #[error("{0}")]
     Damaged(String),
     /// It was written by a newer version.
-    #[error("{path} has format version {found}, and this program knows up to {known}; use a newer program")]
+    #[error(
+        "{path} has format version {found}, and this program knows up to {known}; use a newer program"
+    )]
     NewerFormat {
         /// The file.
         path: String,
@@ -170,6 +190,18 @@ pub enum OpenError {
     /// The store failed.
     #[error("opening the log failed: {0}")]
     Io(#[from] std::io::Error),
+}
+
+/// How much room the store has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// Enough.
+    Ample,
+    /// Less than a tenth of the disk is free: time to warn somebody.
+    Low,
+    /// Only the reserve is left: what begins new work should be refused, so that what ends work
+    /// (results, cancels, trims) still fits.
+    Reserved,
 }
 
 /// The writing side; one per log, owned by one thread.
@@ -186,6 +218,9 @@ pub trait EventLog: Send {
     /// what is still live there and then calls [`EventLog::trim`].
     fn overdue(&self, now_us: i64) -> Option<Offset>;
 
+    /// How much room is left, as of about a second ago: cheap enough to ask before each input.
+    fn room(&self) -> Room;
+
     /// Writes what makes a clean stop cheap to verify (the HEAD); called at shutdown.
     fn close(&mut self) -> Result<(), AppendError>;
 
@@ -194,15 +229,19 @@ pub trait EventLog: Send {
 }
 
 /// What a store does for its readers.
-pub trait ReadStore: Send + Sync {
+pub trait ReadStore: Send + std::marker::Sync {
     /// What the log holds now.
     fn bounds(&self) -> Bounds;
 
     /// The batches from the one that holds `from` on, at least one if there is any, and otherwise
     /// as many as fit in `max_bytes`; empty when `from` is the end. The first record may begin
     /// before `from`. Payloads are left out unless asked for.
-    fn read(&self, from: Offset, max_bytes: usize, payloads: bool)
-    -> Result<Vec<Record>, ReadError>;
+    fn read(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        payloads: bool,
+    ) -> Result<Vec<Record>, ReadError>;
 
     /// Reads and checks the whole retained log, record by record, chain included.
     fn verify(&self, progress: &mut dyn FnMut(Offset)) -> Result<Bounds, ReadError>;
