@@ -205,7 +205,6 @@ impl SegmentLog {
 
     /// Begins the next segment. If there is no room for it, everything is as before.
     fn roll(&mut self, time_us: i64) -> Result<(), AppendError> {
-        let disk = Arc::clone(&self.work.disk);
         if self.work.options.sync == Sync::Lazily {
             // Only the last segment may have anything that is not durable.
             self.active
@@ -214,9 +213,10 @@ impl SegmentLog {
                 .map_err(|error| self.fail("syncing", &error))?;
             self.write_head()?;
         }
-        let ahead = self
-            .work
-            .take_next()
+        let work = Arc::clone(&self.work);
+        let mut next = work.next();
+        let ahead = work
+            .ready_next(&mut next)
             .map_err(|error| self.full_or_fail("making a new segment in", &error))?;
         let opening = Opening {
             log_id: self.active.opening.log_id,
@@ -227,10 +227,9 @@ impl SegmentLog {
             previous_first: Some(self.active.opening.first),
             previous_hash: self.hash,
         };
-        match place_segment(&*disk, opening) {
+        match place_segment(&*work.disk, opening) {
             Ok(segment) => self.active = Arc::new(segment),
             Err(Placing::Refused(error)) if is_full(&error) => {
-                self.work.return_next(ahead);
                 return Err(self.full_or_fail("making a new segment in", &error));
             }
             Err(Placing::Refused(error) | Placing::Unknown(error)) => {
@@ -251,6 +250,8 @@ impl SegmentLog {
         }
         state.segments.push_back(Arc::clone(&self.active));
         drop(state);
+        *next = None;
+        drop(next);
         self.position = FIRST_RECORD;
         self.first_time_us = None;
         self.upkeep.rolled();
@@ -441,14 +442,7 @@ impl EventLog for SegmentLog {
             .head
             .sync()
             .map_err(|error| self.fail("syncing HEAD beside", &error))?;
-        if self
-            .work
-            .next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .is_some()
-        {
+        if self.work.next().take().is_some() {
             // It holds nothing; the next open removes it otherwise.
             let _ = self.work.disk.remove(NEXT_NAME);
         }

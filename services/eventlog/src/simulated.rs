@@ -118,6 +118,18 @@ impl SimulatedDisk {
             .unwrap_or_default()
     }
 
+    /// The names of its files.
+    pub fn names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
+    /// Removes a file behind everybody's back, durably.
+    pub fn forget(&self, name: &str) {
+        let mut state = self.state();
+        state.names.remove(name);
+        state.synced_names.remove(name);
+    }
+
     /// Changes the content of a file behind everybody's back, durably.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,11 @@ impl Ahead {
         let _writing = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = (length + STEP_BYTES).min(segment_bytes).max(length);
         while self.zeroed() < wanted {
-            self.zero(wanted)?;
+            match self.zero(wanted) {
+                // A nearly full disk may have room for this record and no more.
+                Err(error) if is_full(&error) && self.zeroed() >= length => break,
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -85,9 +89,13 @@ impl Ahead {
         let from = self.zeroed();
         let length = (target - from).min(CHUNK_BYTES);
         let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
-        write_whole(&*self.file, &zeros, from).map_err(|(_, error)| error)?;
-        self.zeroed.store(from + length, Ordering::Release);
-        Ok(())
+        let result = write_whole(&*self.file, &zeros, from);
+        let written = match &result {
+            Ok(()) => length,
+            Err((written, _)) => *written as u64,
+        };
+        self.zeroed.store(from + written, Ordering::Release);
+        result.map_err(|(_, error)| error)
     }
 
     /// No zeros are written from now on.
@@ -135,7 +143,7 @@ pub(crate) struct Work {
     /// The segment being written.
     pub(crate) current: Mutex<Arc<Ahead>>,
     /// The file that will be the next segment, while there is one.
-    pub(crate) next: Mutex<Option<Arc<Ahead>>>,
+    next: Mutex<Option<Arc<Ahead>>>,
     room: AtomicU8,
     stopping: AtomicBool,
 }
@@ -184,7 +192,7 @@ impl Work {
         let Ok(space) = self.disk.space() else {
             return;
         };
-        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.next();
         let allocated = self
             .current()
             .zeroed()
@@ -254,32 +262,32 @@ impl Work {
     }
 
     fn begin_next(&self) -> io::Result<()> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if next.is_none() {
+        let mut next = self.next();
+        // The writer holds this lock while it makes the file a segment: whether one is wanted is
+        // to be asked again.
+        if next.is_none() && self.shared.end_of_last() >= self.options.segment_bytes / 2 {
             *next = Some(Arc::new(Ahead::new(self.disk.create(NEXT_NAME)?, 0)));
         }
         Ok(())
     }
 
-    /// The file for the next segment, with at least its first blocks.
-    pub(crate) fn take_next(&self) -> io::Result<Arc<Ahead>> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = match next.take() {
-            Some(ahead) => ahead,
-            None => Arc::new(Ahead::new(self.disk.create(NEXT_NAME)?, 0)),
-        };
-        let ready = ahead.ensure(crate::segment::FIRST_RECORD, self.options.segment_bytes);
-        if let Err(error) = ready {
-            // The file may be tried again.
-            *next = Some(ahead);
-            return Err(error);
-        }
-        Ok(ahead)
+    /// The file for the next segment, if it was begun. Whoever holds this lock is the only one
+    /// who creates, names or removes that file.
+    pub(crate) fn next(&self) -> MutexGuard<'_, Option<Arc<Ahead>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the file back that did not become a segment after all.
-    pub(crate) fn return_next(&self, ahead: Arc<Ahead>) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+    /// Sees to it that there is a file for the next segment, with at least its first blocks.
+    pub(crate) fn ready_next(&self, next: &mut Option<Arc<Ahead>>) -> io::Result<Arc<Ahead>> {
+        let ahead = match next {
+            Some(ahead) => Arc::clone(ahead),
+            None => {
+                let ahead = Arc::new(Ahead::new(self.disk.create(NEXT_NAME)?, 0));
+                Arc::clone(next.insert(ahead))
+            }
+        };
+        ahead.ensure(crate::segment::FIRST_RECORD, self.options.segment_bytes)?;
+        Ok(ahead)
     }
 
     /// The second's sync.
