@@ -22,6 +22,7 @@ mod head;
 mod segments;
 mod upkeep;
 mod recovery;
+mod creation;
 mod read;
 mod simulated;
 mod memory;

@@ -6,7 +6,6 @@
 //! the writer (HEAD, blocks ahead) is [`crate::upkeep`]'s, what was there before is
 //! [`crate::recovery`]'s.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -14,16 +13,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::creation::{Placing, create, holder, place_segment, random_salt, reopen};
 use crate::disk::{Disk, RealDisk, is_full, write_whole};
-use crate::head::{Head, Mark};
 use crate::read::{Shared, State};
-use crate::record::{HEADER_BYTES, MAX_RECORD_BYTES, encode, genesis, stored_len};
-use crate::recovery::{Survey, repair, survey};
-use crate::segment::{FIRST_RECORD, Opening, Segment, file_name};
+use crate::record::{HEADER_BYTES, MAX_RECORD_BYTES, encode, stored_len};
+use crate::recovery::survey;
+use crate::segment::{FIRST_RECORD, Opening, Segment};
 use crate::upkeep::{Ahead, NEXT_NAME, SYNC_INTERVAL, Upkeep, Work};
 use crate::{AppendError, Batch, EventLog, Hash, Offset, OpenError, Reader, Refused, Room};
 
-const LOCK_NAME: &str = "LOCK";
+pub(crate) const LOCK_NAME: &str = "LOCK";
 /// A buffer that one huge batch made larger than this is given back.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 /// Segments are at least this long, however little is to be retained.
@@ -488,102 +487,4 @@ pub(crate) fn fitting(batch: &Batch<'_>) -> Result<usize, Refused> {
 
 pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// A new log: HEAD first, so that segments without one are always damage.
-fn create(disk: &dyn Disk, options: &Options) -> Result<(Survey, Head, Ahead), OpenError> {
-    let log_id = options
-        .log_id
-        .unwrap_or_else(|| uuid::Uuid::now_v7().into_bytes());
-    let hash = genesis(&log_id);
-    let mut mark = Mark::new(log_id, hash);
-    mark.epoch = 1;
-    mark.lazily = options.sync == Sync::Lazily;
-    let head = Head::create(disk, mark)?;
-    let ahead = Ahead::new(disk.create(NEXT_NAME)?, 0);
-    ahead.ensure(FIRST_RECORD, options.segment_bytes)?;
-    let opening = Opening {
-        log_id,
-        first: 0,
-        epoch: mark.epoch,
-        time_us: 0,
-        salt: random_salt(),
-        previous_first: None,
-        previous_hash: hash,
-    };
-    let segment = place_segment(disk, opening)
-        .map_err(|(Placing::Refused(error) | Placing::Unknown(error))| error)?;
-    let segments = VecDeque::from([Arc::new(segment)]);
-    Ok((Survey::empty(mark, segments), head, ahead))
-}
-
-/// A log that was there: repaired, and under a new epoch before anything is served.
-fn reopen(
-    disk: &dyn Disk,
-    mut found: Survey,
-    options: &Options,
-) -> Result<(Survey, Head, Ahead), OpenError> {
-    repair(disk, &found)?;
-    found.epoch += 1;
-    let head = Head::open(disk, found.mark)?;
-    let oldest = found
-        .segments
-        .front()
-        .map_or(0, |segment| segment.opening.first);
-    head.write(|mark| {
-        mark.epoch = found.epoch;
-        mark.next = found.next;
-        mark.hash = found.hash;
-        mark.oldest = oldest;
-        mark.lazily = options.sync == Sync::Lazily;
-    })?;
-    head.sync()?;
-    let last = found
-        .segments
-        .back()
-        .map_or(0, |segment| segment.opening.first);
-    let file = disk.open(&file_name(last))?;
-    let length = file.length()?;
-    Ok((found, head, Ahead::new(file, length)))
-}
-
-/// Why a prepared file did not become a segment.
-enum Placing {
-    /// It is not there.
-    Refused(io::Error),
-    /// It may be there.
-    Unknown(io::Error),
-}
-
-/// Makes the prepared file a segment: header, sync, name, sync. A segment's name is never seen
-/// before its header is durable.
-fn place_segment(disk: &dyn Disk, opening: Opening) -> Result<Segment, Placing> {
-    let file = disk.open(NEXT_NAME).map_err(Placing::Refused)?;
-    opening.write(&*file).map_err(Placing::Refused)?;
-    file.sync_data().map_err(Placing::Unknown)?;
-    disk.rename(NEXT_NAME, &file_name(opening.first))
-        .map_err(Placing::Refused)?;
-    disk.sync_directory().map_err(Placing::Unknown)?;
-    Ok(Segment::new(opening, file, FIRST_RECORD))
-}
-
-/// Nobody outside knows it, so nobody can put bytes into a payload that pass for a record.
-fn random_salt() -> u32 {
-    let random = uuid::Uuid::now_v7().into_bytes();
-    u32::from_le_bytes([random[12], random[13], random[14], random[15]])
-}
-
-/// " (pid N)", where the lock's file says so.
-fn holder(disk: &dyn Disk) -> String {
-    let mut text = [0; 20];
-    let read = disk
-        .open(LOCK_NAME)
-        .and_then(|file| file.read_at(&mut text, 0))
-        .unwrap_or(0);
-    match std::str::from_utf8(&text[..read]) {
-        Ok(pid) if !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!(" (pid {pid})")
-        }
-        _ => String::new(),
-    }
 }

@@ -196,7 +196,7 @@ fn a_full_disk_refuses_and_then_the_log_goes_on_without_being_opened_again() {
     let oldest = log.trim(40).unwrap();
     assert!(oldest > 0, "a trim fits on a full disk");
     append(&mut log, 700).unwrap();
-    assert_eq!(log.room(), Room::Low);
+    assert_eq!(log.room(), Room::Ample);
     disk.set_capacity(None);
     for _ in 0..100 {
         append(&mut log, 700).unwrap();
@@ -212,7 +212,7 @@ fn the_reserve_is_told_while_appends_still_fit() {
         reserve_bytes: 60_000,
         ..OPTIONS
     };
-    let mut log = SegmentLog::open_on(Arc::new(disk.clone()), options).unwrap();
+    let mut log = SegmentLog::open_on(Arc::new(disk), options).unwrap();
     let mut told = None;
     for second in 0.. {
         match append_at(&mut log, 700, second * SECOND_US) {
