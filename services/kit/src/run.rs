@@ -56,13 +56,18 @@ pub fn exit_with(code: u8, source: impl Into<anyhow::Error>) -> anyhow::Error {
     })
 }
 
-/// The exit code that an error asks for: its own, 78 for a configuration error, else 1.
+/// The exit code that an error asks for: its own, 78 for a wrong configuration or an
+/// unsafe address, else 1.
 pub fn exit_code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if let Some(exit) = cause.downcast_ref::<ExitError>() {
             return exit.code;
         }
-        if cause.is::<crate::config::ConfigError>() {
+        let unsafe_address = matches!(
+            cause.downcast_ref::<crate::ServeError>(),
+            Some(crate::ServeError::NotLoopback(_))
+        );
+        if unsafe_address || cause.is::<crate::config::ConfigError>() {
             return exit::CONFIG;
         }
     }
@@ -125,14 +130,11 @@ fn sentence(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context as _;
 
     #[test]
     fn the_exit_code_survives_added_context() {
         let error = exit_with(exit::LOCKED, anyhow::anyhow!("in use by process 7"));
-        let error = Err::<(), _>(error)
-            .context("cannot open the data directory")
-            .unwrap_err();
+        let error = error.context("cannot open the data directory");
         assert_eq!(exit_code_of(&error), 75);
         assert_eq!(
             sentence(&error),

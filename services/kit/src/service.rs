@@ -115,6 +115,8 @@ pub struct Limits {
     pub handshake_timeout: HumaneDuration,
     /// How long calls in hand may take to end once the service is asked to stop.
     pub drain_grace: HumaneDuration,
+    /// After this age a connection takes no new call; what is open on it goes on.
+    pub connection_age_max: HumaneDuration,
     /// Silence on a connection before it is probed.
     pub keepalive_interval: HumaneDuration,
     /// How long a probe may stay unanswered.
@@ -142,6 +144,7 @@ impl Default for Limits {
             call_timeout: HumaneDuration(Duration::from_secs(30)),
             handshake_timeout: HumaneDuration(Duration::from_secs(5)),
             drain_grace: HumaneDuration(Duration::from_secs(10)),
+            connection_age_max: HumaneDuration(Duration::from_secs(3_600)),
             keepalive_interval: HumaneDuration(Duration::from_secs(10)),
             keepalive_timeout: HumaneDuration(Duration::from_secs(5)),
             stream_window_bytes: 256 * 1024,

@@ -219,6 +219,7 @@ fn read<T: DeserializeOwned>(whole: &Node, defaults: &Node) -> Result<T, ConfigE
 }
 
 fn explain(failure: Failure, whole: &Node, defaults: &Node) -> ConfigError {
+    let failure = *failure.0;
     let origin = failure.origin.unwrap_or_else(|| whole.origin.clone());
     let parent = failure
         .path

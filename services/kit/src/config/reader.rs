@@ -14,9 +14,13 @@ use serde::forward_to_deserialize_any;
 
 use super::tree::{Entry, Node, Origin, Value};
 
-/// What went wrong, at which node. The path is filled in on the way up.
+/// What went wrong, at which node. Boxed, since every read may return one and hardly any does.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct Failure(pub(super) Box<Cause>);
+
+/// The path is filled in on the way up.
+#[derive(Debug, Default)]
+pub(super) struct Cause {
     pub(super) message: String,
     /// Set when the failure is a key that the type does not have: what it does have.
     pub(super) unknown_key: Option<(String, Vec<&'static str>)>,
@@ -25,20 +29,28 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    fn unknown_key(key: &str, expected: &[&'static str]) -> Self {
+        let unknown_key = Some((key.to_owned(), expected.to_vec()));
+        Self(Box::new(Cause {
+            unknown_key,
+            ..Cause::default()
+        }))
+    }
+
     fn at(mut self, origin: &Origin) -> Self {
-        self.origin.get_or_insert_with(|| origin.clone());
+        self.0.origin.get_or_insert_with(|| origin.clone());
         self
     }
 
     fn below(mut self, key: impl Into<String>) -> Self {
-        self.path.insert(0, key.into());
+        self.0.path.insert(0, key.into());
         self
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.message)
+        out.write_str(&self.0.message)
     }
 }
 
@@ -46,19 +58,14 @@ impl std::error::Error for Failure {}
 
 impl serde::de::Error for Failure {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self {
+        Self(Box::new(Cause {
             message: message.to_string(),
-            unknown_key: None,
-            origin: None,
-            path: Vec::new(),
-        }
+            ..Cause::default()
+        }))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self {
-            unknown_key: Some((field.to_owned(), expected.to_vec())),
-            ..Self::custom("")
-        }
+        Self::unknown_key(field, expected)
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -189,10 +196,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     /// Only a value that nobody wants is read so: its key is unknown.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Failure> {
-        Err(Failure {
-            unknown_key: Some((String::new(), self.siblings.to_vec())),
-            ..Failure::custom("")
-        })
+        Err(Failure::unknown_key("", self.siblings))
     }
 
     forward_to_deserialize_any! {
@@ -233,7 +237,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             siblings: self.fields,
         };
         seed.deserialize(reader)
-            .map_err(|mut failure| match &mut failure.unknown_key {
+            .map_err(|mut failure| match &mut failure.0.unknown_key {
                 Some((key, _)) if key.is_empty() => {
                     key.clone_from(&entry.key);
                     failure.at(&entry.key_origin)

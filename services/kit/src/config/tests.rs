@@ -91,7 +91,7 @@ fn variables_win_over_the_file_and_flags_over_all() {
     let sources = Sources {
         defaults: DEFAULTS,
         variable_prefix: "X_",
-        variables: variables.clone(),
+        variables,
         ..Sources::default()
     };
     let example: Example = load(&sources).expect("valid").value;

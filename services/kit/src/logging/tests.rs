@@ -65,7 +65,7 @@ fn nothing_logged_can_move_a_cursor_or_forge_a_line() {
             ..Logging::default()
         };
         let text = logged(directory.path(), &logging, || {
-            tracing::info!(name = evil, "{evil}")
+            tracing::info!(name = evil, "{evil}");
         });
         assert_eq!(text.lines().count(), 1);
         assert!(!text.trim_end().contains(is_control), "{text:?}");
