@@ -679,3 +679,6 @@ fn started_from_wire(what: wire::TransactionStarted, input: Payload) -> Start {
         trace_parent: what.trace_parent,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -358,7 +358,9 @@ pub fn to_struct(bytes: &[u8]) -> Option<prost_types::Struct> {
             .bytes()
             .all(|byte| byte.is_ascii_digit() || byte == b'-')
         {
-            return (double.abs() <= 9_007_199_254_740_992.0).then_some(double);
+            // Parsing rounds, so 2^53 + 1 would come out as 2^53: the digits must agree as well.
+            let kept = double.abs() <= 9_007_199_254_740_992.0 && format!("{double:.0}") == text;
+            return kept.then_some(double);
         }
         let digits = text.split(['e', 'E']).next().unwrap_or_default();
         let significant = digits.trim_start_matches(['-', '0', '.']).bytes();
