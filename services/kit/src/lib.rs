@@ -2,9 +2,11 @@
 //! reflection, metrics, an orderly end; and what surrounds that: configuration, logging, time,
 //! signals and exit codes.
 //!
-//! `main` reads its configuration (`config::load`), sets up logging (`logging::init`), binds a
-//! listener, and gives both with a token of `shutdown::on_signals` to `serve`, all inside
-//! `run_main`. No word of what the services are about may appear in this crate.
+//! Inside `run_main`, a `main` reads its configuration (`config::load`), sets up logging
+//! (`logging::init`), binds its address (`listen`) and gives that, a `Service` and the token of
+//! `shutdown::on_signals` to `serve`.
+//!
+//! No word of what the services are about may appear in this crate.
 
 // What a service hands over, and how it is served.
 pub mod service;
@@ -29,5 +31,5 @@ pub mod trace_context;
 
 pub use clock::Clock;
 pub use run::{ExitError, Threads, exit, exit_code_of, exit_with, run_main};
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, listen, serve};
 pub use service::{Exposure, Limits, Readiness, Service};

@@ -57,6 +57,40 @@ pub enum ServeError {
     /// The listener has no address.
     #[error("the listener has no address: {0}")]
     Listener(#[from] std::io::Error),
+    /// The address is taken, not this machine's, or no address.
+    #[error("cannot listen on {address}: {source}; is it in use already? another port will do")]
+    Address {
+        /// As it was asked for.
+        address: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+}
+
+/// Binds `address` (`127.0.0.1:7000`, port 0 for any free one).
+///
+/// Call it before anything else is opened: an address that is not safe is refused here, with
+/// nothing touched yet.
+///
+/// # Errors
+/// [`ServeError::NotLoopback`] and [`ServeError::Address`].
+pub async fn listen(address: &str, exposure: &Exposure) -> Result<TcpListener, ServeError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Address {
+            address: address.to_owned(),
+            source,
+        })?;
+    check_address(&listener, exposure)?;
+    Ok(listener)
+}
+
+fn check_address(listener: &TcpListener, exposure: &Exposure) -> Result<SocketAddr, ServeError> {
+    let address = listener.local_addr()?;
+    match address.ip().to_canonical().is_loopback() || exposure.insecure {
+        true => Ok(address),
+        false => Err(ServeError::NotLoopback(address)),
+    }
 }
 
 /// Serves until `shutdown` is cancelled and everything in hand has ended.
@@ -68,10 +102,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let address = listener.local_addr()?;
-    if !address.ip().to_canonical().is_loopback() && !service.exposure.insecure {
-        return Err(ServeError::NotLoopback(address));
-    }
+    let address = check_address(&listener, &service.exposure)?;
     let server = Server::new(service).await?;
     // Whoever drops this future wants it to end now.
     let _stop = server.calls.cut.clone().drop_guard();

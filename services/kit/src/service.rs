@@ -155,3 +155,22 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_from_a_configuration_and_default_to_the_safe_ones() {
+        let limits: Limits =
+            crate::config::parse("x.yaml", "calls_max: 7\ndrain_grace: 250ms\n").expect("valid");
+        assert_eq!(limits.calls_max, 7);
+        assert_eq!(*limits.drain_grace, Duration::from_millis(250));
+        assert_eq!(limits.connections_max, 10_000);
+        let error = crate::config::parse::<Limits>("x.yaml", "calls_mx: 7\n").expect_err("unknown");
+        assert!(
+            error.to_string().contains("did you mean calls_max?"),
+            "{error}"
+        );
+    }
+}

@@ -55,7 +55,7 @@ impl<T> Loaded<T> {
             tracing::warn!(%key, %origin, "this configuration key is accepted but not yet effective");
         }
         for variable in &self.unknown_variables {
-            tracing::debug!(%variable, "this environment variable names no key of this service");
+            tracing::info!(%variable, "this environment variable names no key of this service");
         }
     }
 }

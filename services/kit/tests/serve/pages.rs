@@ -121,6 +121,24 @@ async fn beyond_loopback_is_refused_unless_meant_and_then_said() {
         kit::exit::CONFIG
     );
 
+    let error = kit::listen("0.0.0.0:0", &Exposure::default())
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, kit::ServeError::NotLoopback(_)));
+    let taken = kit::listen("127.0.0.1:0", &Exposure::default())
+        .await
+        .expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let error = kit::listen(&address, &Exposure::default())
+        .await
+        .expect_err("taken");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot listen on {address}")),
+        "{error}"
+    );
+
     let bench = Bench::start_with(|service| {
         service.exposure = Exposure {
             insecure: true,
