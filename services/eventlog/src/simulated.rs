@@ -52,7 +52,7 @@ struct Faults {
     full_after_bytes: Option<usize>,
     syncs_until_failure: Option<u32>,
     fail_writes: bool,
-    fail_reads: bool,
+    reads_until_failure: Option<u32>,
     writes: u64,
     syncs: u64,
 }
@@ -150,8 +150,8 @@ impl SimulatedDisk {
         self.state().faults.full_after_bytes = bytes;
     }
 
-    /// After so many syncs that succeed one fails, and those after it succeed again, as they do
-    /// on Linux.
+    /// After so many syncs that succeed one fails. As on Linux, what it should have written stays
+    /// readable, counts as written, and never reaches the disk; later syncs succeed.
     pub fn fail_sync_after(&self, syncs: u32) {
         self.state().faults.syncs_until_failure = Some(syncs);
     }
@@ -161,9 +161,9 @@ impl SimulatedDisk {
         self.state().faults.fail_writes = fail;
     }
 
-    /// Whether reads fail with an I/O error.
-    pub fn fail_reads(&self, fail: bool) {
-        self.state().faults.fail_reads = fail;
+    /// After so many reads that succeed one fails with an I/O error.
+    pub fn fail_read_after(&self, reads: u32) {
+        self.state().faults.reads_until_failure = Some(reads);
     }
 
     /// How many writes and how many syncs there were.
@@ -197,17 +197,25 @@ impl State {
 
     fn count_sync(&mut self) -> io::Result<()> {
         self.faults.syncs += 1;
-        match &mut self.faults.syncs_until_failure {
-            Some(0) => {
-                self.faults.syncs_until_failure = None;
-                Err(io::Error::other("simulated failure of a sync"))
-            }
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
+        if count_down(&mut self.faults.syncs_until_failure) {
+            return Err(io::Error::other("simulated failure of a sync"));
         }
+        Ok(())
+    }
+}
+
+/// Whether it is this one that fails; after it none does.
+fn count_down(until_failure: &mut Option<u32>) -> bool {
+    match until_failure {
+        Some(0) => {
+            *until_failure = None;
+            true
+        }
+        Some(left) => {
+            *left -= 1;
+            false
+        }
+        None => false,
     }
 }
 
@@ -376,8 +384,8 @@ struct OpenFile {
 
 impl DiskFile for OpenFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let state = self.disk.state();
-        if state.faults.fail_reads {
+        let mut state = self.disk.state();
+        if count_down(&mut state.faults.reads_until_failure) {
             return Err(io::Error::other("simulated failure of a read"));
         }
         let bytes = &state.files[self.index].bytes;
@@ -415,7 +423,10 @@ impl DiskFile for OpenFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.count_sync()?;
+        if let Err(error) = state.count_sync() {
+            state.files[self.index].unsynced.clear();
+            return Err(error);
+        }
         state.files[self.index].sync();
         Ok(())
     }

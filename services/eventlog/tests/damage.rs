@@ -214,6 +214,132 @@ fn rot_in_an_older_file_is_named_when_it_is_read_and_by_verify() {
 }
 
 #[test]
+fn rot_behind_an_old_head_is_told_from_a_torn_tail() {
+    let disk = SimulatedDisk::new();
+    let mut log = open(&disk).unwrap();
+    append(&mut log, 50);
+    // What a power cut leaves of HEAD: that of a second ago.
+    let head = disk.content("HEAD");
+    let start = log.reader().bounds().size_bytes as usize;
+    for _ in 0..3 {
+        append(&mut log, 50);
+    }
+    let last = log.reader().bounds().size_bytes as usize;
+    drop(log);
+    disk.edit("HEAD", |bytes| *bytes = head);
+    let records = read_all(&open(&disk.copy()).unwrap()).unwrap();
+    assert_eq!(records.len(), 4, "what was synced after HEAD is found");
+    for place in start..start + 200 {
+        let flipped = disk.copy();
+        flipped.edit(FIRST, |bytes| bytes[place] ^= 4);
+        assert!(
+            refused_or_equal(&flipped, &records),
+            "byte {place} before {last}"
+        );
+    }
+    let zeroed = disk.copy();
+    zeroed.edit(FIRST, |bytes| bytes[start..start + 80].fill(0));
+    let error = open(&zeroed).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("a whole record stands behind it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn one_torn_slot_of_head_leaves_the_other() {
+    let (disk, records) = written(3, 40);
+    for slot in [0, 4096] {
+        let torn = disk.copy();
+        torn.edit("HEAD", |bytes| bytes[slot..slot + 20].fill(0xff));
+        assert_eq!(read_all(&open(&torn).unwrap()).unwrap(), records);
+    }
+}
+
+#[test]
+fn a_record_in_another_ones_place_is_named() {
+    let (disk, _) = written(60, 200);
+    let length = (80 + 32 + 200 + 100usize).next_multiple_of(8);
+    disk.edit(FIRST, |bytes| {
+        bytes.copy_within(512..512 + length, 512 + length);
+    });
+    let log = open(&disk).unwrap();
+    let error = log.reader().read(2, 1, true).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("offset 0 stands where 2 belongs"),
+        "{error}"
+    );
+}
+
+/// The number that the checksums of a segment begin with.
+fn salt(segment: &[u8]) -> u32 {
+    u32::from_le_bytes(segment[56..60].try_into().unwrap())
+}
+
+#[test]
+fn a_forged_event_with_a_right_checksum_breaks_the_chain() {
+    let (disk, _) = written(60, 200);
+    disk.edit(FIRST, |bytes| {
+        let salt = salt(bytes);
+        let record = &mut bytes[512..512 + 80 + 32 + 200];
+        record[80 + 32 + 7] = b'X';
+        let crc = crc32c::crc32c_append(salt, &record[8..]);
+        record[4..8].copy_from_slice(&crc.to_le_bytes());
+    });
+    let log = open(&disk).unwrap();
+    assert_eq!(log.reader().read(0, 1, true).unwrap()[0].events[7], b'X');
+    let error = log.reader().verify(&mut |_| ()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("byte 512: the chain of hashes breaks here"),
+        "{error}"
+    );
+}
+
+#[test]
+fn erased_payloads_leave_a_log_that_opens_reads_and_verifies() {
+    for batches in [3, 60] {
+        let (disk, records) = written(batches, 200);
+        disk.edit(FIRST, |bytes| {
+            let salt = salt(bytes);
+            eventlog::erase_payloads(&mut bytes[512..1024], salt);
+        });
+        let log = open(&disk).unwrap();
+        let read = read_all(&log).unwrap();
+        assert!(read[0].payloads.is_empty());
+        assert_eq!(read[0].events, records[0].events);
+        assert_eq!(read[1..], records[1..]);
+        log.reader().verify(&mut |_| ()).unwrap();
+    }
+}
+
+#[test]
+fn segments_of_another_time_are_refused_even_where_their_length_is_right() {
+    let (disk, _) = written(1, 50);
+    let other = SimulatedDisk::new();
+    let mut log = open(&other).unwrap();
+    let batch = Batch {
+        count: 2,
+        time_us: 0,
+        events: &[3; 50],
+        payloads: &[3; 25],
+    };
+    log.append(0, &batch).unwrap();
+    drop(log);
+    disk.edit(FIRST, |bytes| *bytes = other.content(FIRST));
+    let error = open(&disk).unwrap_err();
+    assert!(
+        error.to_string().contains("HEAD says another hash"),
+        "{error}"
+    );
+}
+
+#[test]
 fn files_that_are_missing_or_foreign_are_named() {
     let (disk, _) = written(60, 200);
     let segments: Vec<String> = disk

@@ -164,11 +164,18 @@ fn a_read_that_fails_while_opening_cuts_nothing_off() {
     let mut log = open(&disk);
     (0..5).for_each(|_| assert!(append(&mut log, 300).is_ok()));
     drop(log);
-    disk.fail_reads(true);
-    let refused = SegmentLog::open_on(Arc::new(disk.clone()), OPTIONS);
-    assert!(matches!(refused, Err(OpenError::Io(_))));
-    disk.fail_reads(false);
-    assert_eq!(whole(&open(&disk)), 5);
+    let mut failures = 0;
+    for reads in 0..40 {
+        let disk = disk.copy();
+        disk.fail_read_after(reads);
+        match SegmentLog::open_on(Arc::new(disk.clone()), OPTIONS) {
+            Ok(log) => drop(log),
+            Err(OpenError::Io(_)) => failures += 1,
+            Err(error) => panic!("a failing disk is not damage: {error}"),
+        }
+        assert_eq!(whole(&open(&disk.copy())), 5);
+    }
+    assert!(failures > 3);
 }
 
 #[test]
@@ -265,6 +272,31 @@ fn a_batch_refused_in_the_midst_of_its_write_never_comes_back() {
         append(&mut log, 20).unwrap();
         assert_eq!(whole(&log), 2);
     }
+}
+
+#[test]
+fn what_a_lazy_log_lost_in_its_midst_does_not_come_back_behind_what_follows() {
+    let disk = SimulatedDisk::new();
+    let mut log = SegmentLog::open_on(Arc::new(disk.clone()), LAZILY).unwrap();
+    append(&mut log, 90).unwrap();
+    let start = log.reader().bounds().size_bytes as usize;
+    for _ in 0..4 {
+        append(&mut log, 90).unwrap();
+    }
+    drop(log);
+    // The second batch never reached the disk, those behind it did.
+    disk.edit("00000000000000000000.seg", |bytes| {
+        bytes[start..start + 100].fill(0);
+    });
+    let mut log = SegmentLog::open_on(Arc::new(disk.copy()), LAZILY).unwrap();
+    assert_eq!(whole(&log), 1);
+    append(&mut log, 90).unwrap();
+    drop(log);
+    let mut log = open(&disk);
+    assert_eq!(whole(&log), 1);
+    append(&mut log, 90).unwrap();
+    drop(log);
+    assert_eq!(whole(&open(&disk)), 2);
 }
 
 proptest! {
