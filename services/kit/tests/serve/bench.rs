@@ -206,6 +206,7 @@ impl tower::Service<Request<Body>> for TryOut {
                 Some("Panic") => panic!("a handler's bug"),
                 Some("Follow") => Ok(grpc.server_streaming(Follow(this), request).await),
                 Some("PanicLater") => Ok(grpc.server_streaming(PanicLater, request).await),
+                Some("OddLater") => Ok(grpc.server_streaming(OddLater, request).await),
                 Some("Odd") => Ok(Status::unknown("something odd").into_http()),
                 _ => Ok(Status::unimplemented("").into_http()),
             }
@@ -249,6 +250,20 @@ impl ServerStreamingService<Ask> for Follow {
             });
             Ok(tonic::Response::new(ReceiverStream::new(receiver)))
         })
+    }
+}
+
+/// One message, and then an error that says nothing of use.
+struct OddLater;
+
+impl ServerStreamingService<Ask> for OddLater {
+    type Response = Answer;
+    type ResponseStream = tokio_stream::Iter<std::array::IntoIter<Result<Answer, Status>, 2>>;
+    type Future = Future<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, _request: tonic::Request<Ask>) -> Self::Future {
+        let messages = [Ok(Answer::default()), Err(Status::unknown("something odd"))];
+        Box::pin(async { Ok(tonic::Response::new(tokio_stream::iter(messages))) })
     }
 }
 

@@ -340,6 +340,19 @@ async fn unknown_is_never_an_answer() {
     let status = bench.call("/example.TryOut/Odd").await.expect_err("odd");
     refused(&bench, &status, Code::Internal, status::INTERNAL_ERROR).await;
     assert_eq!(status.message(), "something odd");
+
+    let mut stream = bench
+        .stream("/example.TryOut/OddLater")
+        .await
+        .expect("a stream");
+    stream
+        .message()
+        .await
+        .expect("no error")
+        .expect("a first message");
+    let status = stream.message().await.expect_err("odd");
+    refused(&bench, &status, Code::Internal, status::INTERNAL_ERROR).await;
+    assert_eq!(status.message(), "something odd");
 }
 
 #[tokio::test]
