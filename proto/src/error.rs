@@ -144,8 +144,11 @@ pub fn code(reason: Reason) -> Code {
         Reason::StoreFailed | Reason::ShuttingDown | Reason::NotReady => Code::Unavailable,
         Reason::LogDamaged | Reason::CursorAhead => Code::DataLoss,
         Reason::SessionReplaced => Code::Aborted,
+        Reason::CallCancelled => Code::Cancelled,
         Reason::HostNotAllowed | Reason::OriginNotAllowed => Code::PermissionDenied,
-        Reason::MessageMalformed | Reason::Internal | Reason::Unspecified => Code::Internal,
+        Reason::MessageMalformed | Reason::Internal | Reason::Panic | Reason::Unspecified => {
+            Code::Internal
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn explain(bare: &Status, path: &str, domain: ErrorDomain) -> Option<
             said.to_owned(),
         ),
         Code::Cancelled => (Code::Cancelled, status::CALL_CANCELLED, said.to_owned()),
-        Code::Internal | Code::Unknown => (Code::Internal, status::INTERNAL_ERROR, said.to_owned()),
+        Code::Internal | Code::Unknown => (Code::Internal, status::INTERNAL, said.to_owned()),
         _ => return None,
     };
     let mut explained = status::status(
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(explained.code(), Code::Internal);
         assert_eq!(
             status::reason_of(&explained).as_deref(),
-            Some(status::INTERNAL_ERROR)
+            Some(status::INTERNAL)
         );
     }
 

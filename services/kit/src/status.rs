@@ -32,7 +32,7 @@ pub const CALL_CANCELLED: &str = "CALL_CANCELLED";
 /// A bug in the server stopped this one call.
 pub const PANIC: &str = "PANIC";
 /// The server failed in a way that it has no better word for.
-pub const INTERNAL_ERROR: &str = "INTERNAL_ERROR";
+pub const INTERNAL: &str = "INTERNAL";
 /// The Host header or `:authority` is not one of this server's names.
 pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
 /// The Origin header is not one that may call this server.
@@ -49,7 +49,7 @@ pub const REASONS: &[&str] = &[
     SHUTTING_DOWN,
     CALL_CANCELLED,
     PANIC,
-    INTERNAL_ERROR,
+    INTERNAL,
     HOST_NOT_ALLOWED,
     ORIGIN_NOT_ALLOWED,
 ];

@@ -338,7 +338,7 @@ async fn a_panic_in_a_stream_ends_it_with_a_status() {
 async fn unknown_is_never_an_answer() {
     let bench = Bench::start().await;
     let status = bench.call("/example.TryOut/Odd").await.expect_err("odd");
-    refused(&bench, &status, Code::Internal, status::INTERNAL_ERROR).await;
+    refused(&bench, &status, Code::Internal, status::INTERNAL).await;
     assert_eq!(status.message(), "something odd");
 
     let mut stream = bench
@@ -351,7 +351,7 @@ async fn unknown_is_never_an_answer() {
         .expect("no error")
         .expect("a first message");
     let status = stream.message().await.expect_err("odd");
-    refused(&bench, &status, Code::Internal, status::INTERNAL_ERROR).await;
+    refused(&bench, &status, Code::Internal, status::INTERNAL).await;
     assert_eq!(status.message(), "something odd");
 }
 
