@@ -81,7 +81,10 @@ impl Ahead {
         }
         self.zero(target)?;
         drop(stopped);
-        self.file.sync_data()?;
+        // A sync that failed for want of room has failed like any other: it must not pass for a
+        // disk that is merely full.
+        let failed = |error| io::Error::other(format!("a sync failed: {error}"));
+        self.file.sync_data().map_err(failed)?;
         Ok(true)
     }
 
@@ -245,11 +248,7 @@ impl Work {
             if end < whole / 2 {
                 return Ok(());
             }
-            let next = self
-                .next
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let next = self.next().clone();
             match next {
                 Some(next) => {
                     if !next.advance(whole)? {

@@ -177,6 +177,24 @@ proptest! {
 }
 
 #[test]
+fn acknowledged_batches_cut_at_any_byte_are_never_a_shorter_log() {
+    let (disk, records) = written(3, 40);
+    for cut in 512..disk.content(FIRST).len() {
+        for zeros_behind in [true, false] {
+            let torn = disk.copy();
+            torn.edit(FIRST, |bytes| {
+                if zeros_behind {
+                    bytes[cut..].fill(0);
+                } else {
+                    bytes.truncate(cut);
+                }
+            });
+            assert!(refused_or_equal(&torn, &records), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn every_bit_of_the_last_batch_and_of_head_is_guarded() {
     let (disk, records) = written(2, 30);
     let end = disk
