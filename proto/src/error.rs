@@ -132,6 +132,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::SessionUnknown
         | Reason::LeaseLapsed
         | Reason::NotLeaseHolder
+        | Reason::SwitchedOff
         | Reason::CursorForeign => Code::FailedPrecondition,
         Reason::MessageTooLarge | Reason::CursorExpired => Code::OutOfRange,
         Reason::EncodingUnsupported | Reason::MethodUnknown | Reason::NotYetImplemented => {
