@@ -1,1 +1,1 @@
-//! Stub.
+//! The harness: a whole suite of real processes on free ports.
