@@ -18,6 +18,7 @@ pub mod error;
 /// The generated messages, clients and servers.
 #[expect(
     clippy::all,
+    clippy::allow_attributes,
     reason = "generated code; its comments are the contracts' own"
 )]
 pub mod wire {

@@ -447,6 +447,8 @@ impl<'de> serde::Deserialize<'de> for Entries<'de> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     fn reason(bytes: &[u8]) -> Option<Reason> {

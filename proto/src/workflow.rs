@@ -420,6 +420,8 @@ fn renamed(mut problem: Problem, field: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     fn step(name: &str, after: Option<&[&str]>) -> wire::Step {

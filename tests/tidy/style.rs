@@ -6,8 +6,8 @@ use crate::tree::{assert_none, files, rust_files};
 /// these, and take out what fits.
 const LONGER: [(&str, usize); 3] = [
     ("proto/src/batch.rs", 684),
-    ("proto/src/payload.rs", 531),
-    ("proto/src/workflow.rs", 518),
+    ("proto/src/payload.rs", 533),
+    ("proto/src/workflow.rs", 520),
 ];
 const LINES_MAX: usize = 500;
 
