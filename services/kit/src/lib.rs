@@ -28,6 +28,7 @@ pub mod logging;
 pub mod clock;
 pub mod shutdown;
 pub mod trace_context;
+pub mod machine;
 
 pub use clock::Clock;
 pub use run::{ExitError, Threads, exit, exit_code_of, exit_with, run_main};
