@@ -1,0 +1,481 @@
+//! A host's sessions: commands in, results out, one after another over as many connections as it
+//! takes.
+//!
+//! Results leave in batches of what has piled up, are kept until they are acknowledged, and are
+//! sent again in the next session. No handler runs here and nothing waits for one.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Streaming};
+
+use crate::error::Error;
+use crate::time::{from_wire, to_wire};
+use crate::wire::{
+    Announce, Command, CommandProgress, CommandResult, ConnectRequest, ConnectResponse, Stage,
+    SystemSample, Welcome, worker_service_client::WorkerServiceClient,
+};
+use crate::worker::failure::Failure;
+use crate::worker::heartbeat::Heartbeats;
+use crate::worker::host::{Departure, Observed, Observer, Offer};
+use crate::worker::opening::{Session, beat_of, open};
+use crate::worker::run::{Ended, Ending, Job};
+use crate::worker::table::{Admission, Table};
+
+/// How many bytes of results go into one message, unless a single one is larger. The orchestrator
+/// takes 4 MiB.
+const RESULTS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long the orchestrator may take to end a stream that this side has closed.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many handlers' reports are taken at once.
+const REPORTS_AT_ONCE: usize = 256;
+/// A deadline no later than this: the longest timeout of the contract.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// A command without a timeout, which the contract doesn't know, gets the contract's default.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+
+/// What a running command tells.
+enum Report {
+    /// A slot took it after a wait.
+    Started(String),
+    /// It came to its outcome.
+    Ended(Ended),
+}
+
+/// How a session ended.
+pub(crate) enum SessionEnd {
+    /// The host is drained and has left.
+    Left(Departure),
+    /// Another one is needed.
+    Broken(Error),
+}
+
+/// The host's whole state over all its sessions.
+pub(crate) struct Hub {
+    address: String,
+    offer: Arc<Offer>,
+    heartbeats: Heartbeats,
+    samples: Option<mpsc::Receiver<SystemSample>>,
+    observer: Observer,
+    result_bytes_max: usize,
+    shutdown: CancellationToken,
+    drain_grace: Duration,
+    /// Cancelled when the host is gone: every handler's token is a child of it.
+    stop: CancellationToken,
+    table: Table,
+    reports: mpsc::Receiver<Report>,
+    report: mpsc::Sender<Report>,
+    /// What is to be sent besides results.
+    progress: Vec<CommandProgress>,
+    sampled: Vec<SystemSample>,
+    /// True while the orchestrator is to be told that this host is draining.
+    draining_untold: bool,
+    /// When the host must be gone; set when it is asked to stop.
+    give_up: Option<Instant>,
+}
+
+impl Hub {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the builder's fields, taken apart once"
+    )]
+    pub(crate) fn new(
+        address: String,
+        offer: Offer,
+        heartbeats: Heartbeats,
+        samples: Option<mpsc::Receiver<SystemSample>>,
+        observer: Observer,
+        result_bytes_max: usize,
+        shutdown: CancellationToken,
+        drain_grace: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        // Every slot with a command, every one of them ended and waiting for its acknowledgement,
+        // and some room. An orchestrator that sends more breaks the contract.
+        let commands_max = offer.slots * 4 + 256;
+        let (report, reports) = mpsc::channel(commands_max);
+        Self {
+            address,
+            offer: Arc::new(offer),
+            heartbeats,
+            samples,
+            observer,
+            result_bytes_max,
+            shutdown,
+            drain_grace,
+            stop,
+            table: Table::new(commands_max),
+            reports,
+            report,
+            progress: Vec::new(),
+            sampled: Vec::new(),
+            draining_untold: false,
+            give_up: None,
+        }
+    }
+
+    /// Dials, announces, and waits for the welcome. Holds nothing of the hub, which goes on
+    /// meanwhile.
+    pub(crate) fn open(&self) -> impl Future<Output = Result<Session, Error>> + use<> {
+        let announce = Announce {
+            host_id: self.offer.host_id.clone(),
+            workers: self.offer.announced(),
+            machine: self.offer.machine.clone(),
+            version: self.offer.version.clone(),
+            held_command_ids: self.table.command_ids(),
+        };
+        open(self.address.clone(), announce)
+    }
+
+    /// Awaits something while there is no session: handlers go on, and their results are kept. The
+    /// second part is there when the host need not come back.
+    pub(crate) async fn while_apart<T>(
+        &mut self,
+        awaited: impl Future<Output = T>,
+    ) -> (Option<T>, Option<Departure>) {
+        let mut awaited = pin!(awaited);
+        let mut reports = Vec::new();
+        loop {
+            if let Some(departure) = self.departure() {
+                return (None, Some(departure));
+            }
+            tokio::select! {
+                biased;
+                done = &mut awaited => return (Some(done), None),
+                _ = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
+                    self.take_reports(&mut reports);
+                }
+                sample = next_sample(&mut self.samples) => {
+                    // Only the newest is worth anything later.
+                    self.sampled = vec![sample];
+                }
+                () = asked_to_stop(&self.shutdown, self.give_up) => self.begin_draining(),
+                () = until(self.give_up) => {}
+            }
+        }
+    }
+
+    /// How the host leaves, once it may: asked to stop, and done or out of time.
+    fn departure(&self) -> Option<Departure> {
+        let give_up = self.give_up?;
+        let done = self.table.is_empty();
+        (done || Instant::now() >= give_up).then(|| self.leave())
+    }
+
+    fn leave(&self) -> Departure {
+        let departure = Departure {
+            unfinished: self.table.running_count(),
+            undelivered: self.table.held_count(),
+        };
+        if departure != Departure::default() {
+            tracing::warn!(
+                unfinished = departure.unfinished,
+                undelivered = departure.undelivered,
+                "leaving before everything was done; what is left is delivered elsewhere"
+            );
+        }
+        departure
+    }
+
+    fn begin_draining(&mut self) {
+        tracing::info!(
+            running = self.table.running_count(),
+            "draining: no new commands"
+        );
+        self.give_up = Some(Instant::now() + self.drain_grace);
+        self.draining_untold = true;
+    }
+
+    /// Whether an end is one to come back from.
+    pub(crate) fn judge(&self, error: Error) -> Result<Error, Error> {
+        if error.reason() == "SESSION_REPLACED" {
+            return Err(Error::HostReplaced {
+                host_id: self.offer.host_id.clone(),
+            });
+        }
+        let for_good = matches!(
+            error.code(),
+            Code::InvalidArgument
+                | Code::Unimplemented
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+        );
+        if for_good { Err(error) } else { Ok(error) }
+    }
+
+    /// Serves one session to its end.
+    pub(crate) async fn serve(&mut self, session: Session) -> SessionEnd {
+        let Session {
+            welcome,
+            first,
+            requests,
+            mut responses,
+        } = session;
+        for revoked in &welcome.revoked_command_ids {
+            self.table.revoke(revoked);
+        }
+        self.table.send_again();
+        self.progress.clear();
+        self.draining_untold = self.give_up.is_some();
+        let session_id = welcome.session_id.clone();
+        tracing::info!(session_id, address = %self.address, "a session is open");
+        self.heartbeats
+            .session
+            .send_replace(Some(beat_of(&welcome)));
+        let ended = match self.take_response(first) {
+            Ok(()) => self.exchange(&session_id, &requests, &mut responses).await,
+            Err(error) => Err(error),
+        };
+        self.heartbeats.session.send_replace(None);
+        match ended {
+            Err(error) => SessionEnd::Broken(error),
+            Ok(departure) => {
+                // Closing this side says good-bye; the orchestrator then ends its own.
+                drop(requests);
+                let farewell = async { while let Ok(Some(_)) = responses.message().await {} };
+                let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+                SessionEnd::Left(departure)
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        session_id: &str,
+        requests: &mpsc::Sender<ConnectRequest>,
+        responses: &mut Streaming<ConnectResponse>,
+    ) -> Result<Departure, Error> {
+        let mut reports = Vec::new();
+        loop {
+            let to_say = self.has_something_to_say();
+            if !to_say && let Some(departure) = self.departure() {
+                return Ok(departure);
+            }
+            tokio::select! {
+                biased;
+                _ = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
+                    self.take_reports(&mut reports);
+                }
+                response = responses.message() => match response {
+                    Ok(Some(response)) => self.take_response(response)?,
+                    Ok(None) => return Err(self.ended("the orchestrator ended the session")),
+                    Err(status) => return Err(self.refused(&status)),
+                },
+                sample = next_sample(&mut self.samples) => self.take_sample(sample),
+                () = asked_to_stop(&self.shutdown, self.give_up) => self.begin_draining(),
+                Some(gone) = self.heartbeats.gone.recv() => if gone == session_id {
+                    return Err(self.ended("the orchestrator no longer knows the session"));
+                },
+                permit = requests.reserve(), if to_say => {
+                    let Ok(permit) = permit else {
+                        return Err(self.ended("the session's stream is closed"));
+                    };
+                    // Handlers that are done within one turn of the runtime ride along.
+                    tokio::task::yield_now().await;
+                    while let Ok(report) = self.reports.try_recv() {
+                        self.take_report(report);
+                    }
+                    permit.send(self.next_request());
+                }
+                () = until(self.give_up) => {
+                    // Out of time: `departure` above says how it ends, unless something is to be
+                    // said that nobody takes.
+                    if self.give_up.is_some_and(|end| Instant::now() >= end + FAREWELL_TIMEOUT)
+                        || !self.has_something_to_say()
+                    {
+                        return Ok(self.leave());
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn has_something_to_say(&self) -> bool {
+        self.draining_untold
+            || self.table.has_unsent()
+            || !self.progress.is_empty()
+            || !self.sampled.is_empty()
+    }
+
+    /// Everything that has piled up, as far as one message holds it.
+    fn next_request(&mut self) -> ConnectRequest {
+        ConnectRequest {
+            announce: None,
+            progress: std::mem::take(&mut self.progress),
+            results: self.table.next_results(RESULTS_BYTES_MAX),
+            samples: std::mem::take(&mut self.sampled),
+            draining: std::mem::take(&mut self.draining_untold),
+        }
+    }
+
+    fn take_response(&mut self, response: ConnectResponse) -> Result<(), Error> {
+        for acknowledged in &response.acknowledgements {
+            if !acknowledged.refused_reason.is_empty() {
+                let command_id = &acknowledged.command_id;
+                let reason = &acknowledged.refused_reason;
+                tracing::warn!(command_id, reason, "a result was refused, and is dropped");
+                (self.observer)(&Observed::Refused { command_id, reason });
+            }
+            self.table.acknowledge(&acknowledged.command_id);
+        }
+        for cancel in &response.cancels {
+            self.table.cancel(&cancel.command_id);
+        }
+        for command in response.commands {
+            self.take_command(command)?;
+        }
+        if response.draining {
+            tracing::info!("the orchestrator is going away; results are kept until it is back");
+        }
+        Ok(())
+    }
+
+    /// Starts a command, in a free slot at once or when there is one.
+    fn take_command(&mut self, command: Command) -> Result<(), Error> {
+        let arrived = Instant::now();
+        let cancelled = self.stop.child_token();
+        match self.table.admit(&command.command_id, &cancelled) {
+            Admission::New => {}
+            Admission::Known => {
+                tracing::debug!(command_id = command.command_id, "delivered twice; ignored");
+                return Ok(());
+            }
+            Admission::Full => {
+                return Err(self.ended("the orchestrator sent more commands than there are slots"));
+            }
+        }
+        let Some((name, offered)) = self.offer.workers.get_key_value(command.worker.as_str())
+        else {
+            let message = format!("this host has no worker \"{}\"", command.worker);
+            self.table.finish(CommandResult {
+                command_id: command.command_id,
+                outcome: Some(Ending::Failed(Failure::new("WorkerUnknown", message)).into_wire()),
+                ..Default::default()
+            });
+            return Ok(());
+        };
+        let timeout = command.timeout.as_ref().map(from_wire);
+        let timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let timeout = timeout.unwrap_or(TIMEOUT_DEFAULT).min(TIMEOUT_MAX);
+        let permit = offered.free.clone().try_acquire_owned().ok();
+        let job = Job {
+            worker: name.clone(),
+            handler: offered.handler.clone(),
+            slots: offered.free.clone(),
+            arrived,
+            deadline: arrived + timeout,
+            cancelled,
+            result_bytes_max: self.result_bytes_max,
+            command,
+        };
+        let at_once = permit.is_some();
+        if at_once {
+            push_progress(&mut self.progress, &job.command.command_id);
+        }
+        let (report, observer) = (self.report.clone(), self.observer.clone());
+        tokio::spawn(async move {
+            let worker = job.worker.clone();
+            let mut began = false;
+            let ended = job
+                .run(permit, |command_id| {
+                    began = true;
+                    observer(&Observed::Started { worker: &worker });
+                    if !at_once {
+                        // For watching only: when the channel is full it may be left out.
+                        let _ = report.try_send(Report::Started(command_id.to_owned()));
+                    }
+                })
+                .await;
+            observer(&Observed::Ended {
+                worker: &ended.worker,
+                outcome: ended.ending.outcome(),
+                wait: ended.wait,
+                run: ended.run,
+                started: began,
+            });
+            // Fails only when the host is gone.
+            let _ = report.send(Report::Ended(ended)).await;
+        });
+        Ok(())
+    }
+
+    fn take_reports(&mut self, reports: &mut Vec<Report>) {
+        for report in reports.drain(..) {
+            self.take_report(report);
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Started(command_id) => push_progress(&mut self.progress, &command_id),
+            Report::Ended(ended) => self.table.finish(CommandResult {
+                command_id: ended.command_id,
+                outcome: Some(ended.ending.into_wire()),
+                wait: Some(to_wire(ended.wait)),
+                run: Some(to_wire(ended.run)),
+            }),
+        }
+    }
+
+    /// A connection that is stuck must not pile samples up: the oldest goes.
+    fn take_sample(&mut self, sample: SystemSample) {
+        if self.sampled.len() >= 16 {
+            self.sampled.remove(0);
+        }
+        self.sampled.push(sample);
+    }
+
+    fn refused(&self, status: &tonic::Status) -> Error {
+        Error::of(status, "orchestrator", &self.address)
+    }
+
+    fn ended(&self, what: &str) -> Error {
+        Error::Unreachable {
+            service: "orchestrator",
+            address: self.address.clone(),
+            cause: what.to_owned(),
+        }
+    }
+}
+
+/// A command that a slot took and whose handler begins: with a slot free the two are one moment.
+fn push_progress(progress: &mut Vec<CommandProgress>, command_id: &str) {
+    for stage in [Stage::PickedUp, Stage::Processing] {
+        progress.push(CommandProgress {
+            command_id: command_id.to_owned(),
+            stage: stage.into(),
+        });
+    }
+}
+
+/// The next sample; for ever waiting where there are none.
+async fn next_sample(samples: &mut Option<mpsc::Receiver<SystemSample>>) -> SystemSample {
+    if let Some(source) = samples {
+        if let Some(sample) = source.recv().await {
+            return sample;
+        }
+        *samples = None;
+    }
+    std::future::pending().await
+}
+
+/// The request to stop, once.
+async fn asked_to_stop(shutdown: &CancellationToken, give_up: Option<Instant>) {
+    match give_up {
+        None => shutdown.cancelled().await,
+        Some(_) => std::future::pending().await,
+    }
+}
+
+/// The end of the time, where there is one.
+async fn until(give_up: Option<Instant>) {
+    match give_up {
+        Some(give_up) => tokio::time::sleep_until(give_up.into()).await,
+        None => std::future::pending().await,
+    }
+}

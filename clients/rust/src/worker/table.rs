@@ -1,0 +1,293 @@
+//! Which commands a host has: running, or ended and not yet acknowledged. Pure bookkeeping.
+//!
+//! A result is kept until its acknowledgement came, and sent again in each new session. A command
+//! is never taken twice while it is here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::wire::CommandResult;
+
+/// The commands of one host.
+#[derive(Debug)]
+pub(crate) struct Table {
+    commands: HashMap<String, State>,
+    /// Results by the order in which they came, for sending again.
+    held: BTreeMap<u64, CommandResult>,
+    next_order: u64,
+    /// What is to be sent in this session, by order.
+    unsent: VecDeque<u64>,
+    commands_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// At work; with `revoked` its result is nobody's any more.
+    Running {
+        cancelled: CancellationToken,
+        revoked: bool,
+    },
+    /// Ended; its result has this order.
+    Held(u64),
+}
+
+/// Whether a command is to be run.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It is new.
+    New,
+    /// It is here already: a second delivery.
+    Known,
+    /// More commands than this host ever announced slots for.
+    Full,
+}
+
+impl Table {
+    pub(crate) fn new(commands_max: usize) -> Self {
+        Self {
+            commands: HashMap::new(),
+            held: BTreeMap::new(),
+            next_order: 0,
+            unsent: VecDeque::new(),
+            commands_max,
+        }
+    }
+
+    /// Takes a command in, unless it is here.
+    pub(crate) fn admit(&mut self, command_id: &str, cancelled: &CancellationToken) -> Admission {
+        if self.commands.contains_key(command_id) {
+            return Admission::Known;
+        }
+        if self.commands.len() >= self.commands_max {
+            return Admission::Full;
+        }
+        let state = State::Running {
+            cancelled: cancelled.clone(),
+            revoked: false,
+        };
+        self.commands.insert(command_id.to_owned(), state);
+        Admission::New
+    }
+
+    /// Tells a running command to stop.
+    pub(crate) fn cancel(&self, command_id: &str) {
+        if let Some(State::Running { cancelled, .. }) = self.commands.get(command_id) {
+            cancelled.cancel();
+        }
+    }
+
+    /// Stops a command that is another host's now, and drops its result.
+    pub(crate) fn revoke(&mut self, command_id: &str) {
+        match self.commands.get_mut(command_id) {
+            Some(State::Running { cancelled, revoked }) => {
+                *revoked = true;
+                cancelled.cancel();
+            }
+            Some(State::Held(_)) => self.acknowledge(command_id),
+            None => {}
+        }
+    }
+
+    /// Keeps the result of a running command, to be sent; a revoked one's is dropped.
+    pub(crate) fn finish(&mut self, result: CommandResult) {
+        match self.commands.get_mut(&result.command_id) {
+            Some(State::Running { revoked: true, .. }) => {
+                self.commands.remove(&result.command_id);
+            }
+            Some(state @ State::Running { .. }) => {
+                *state = State::Held(self.next_order);
+                self.unsent.push_back(self.next_order);
+                self.held.insert(self.next_order, result);
+                self.next_order += 1;
+            }
+            Some(State::Held(_)) | None => {}
+        }
+    }
+
+    /// Is done with a command whose result was acknowledged, or refused for good.
+    pub(crate) fn acknowledge(&mut self, command_id: &str) {
+        if let Some(State::Held(order)) = self.commands.get(command_id) {
+            self.held.remove(order);
+            self.commands.remove(command_id);
+        }
+    }
+
+    /// Results to send now, oldest first: at least one if there is one, then as many as fit.
+    pub(crate) fn next_results(&mut self, bytes_max: usize) -> Vec<CommandResult> {
+        use prost::Message as _;
+        let mut results = Vec::new();
+        let mut bytes = 0;
+        while let Some(order) = self.unsent.front() {
+            if let Some(result) = self.held.get(order) {
+                bytes += result.encoded_len();
+                if bytes > bytes_max && !results.is_empty() {
+                    break;
+                }
+                results.push(result.clone());
+            }
+            self.unsent.pop_front();
+        }
+        results
+    }
+
+    /// A new session: whatever was not acknowledged is to be sent again.
+    pub(crate) fn send_again(&mut self) {
+        self.unsent = self.held.keys().copied().collect();
+    }
+
+    /// Every command that is here, for the announcement.
+    pub(crate) fn command_ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self
+            .commands
+            .iter()
+            .filter(|(_, state)| !matches!(state, State::Running { revoked: true, .. }))
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// How many are ended and not acknowledged.
+    pub(crate) fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How many are at work.
+    pub(crate) fn running_count(&self) -> usize {
+        self.commands.len() - self.held.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn result(id: &str) -> CommandResult {
+        CommandResult {
+            command_id: id.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn ids(results: &[CommandResult]) -> Vec<&str> {
+        results
+            .iter()
+            .map(|result| result.command_id.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn a_second_delivery_is_not_taken_while_the_command_runs_or_its_result_is_held() {
+        let token = CancellationToken::new();
+        let mut table = Table::new(8);
+        assert_eq!(table.admit("a", &token), Admission::New);
+        assert_eq!(table.admit("a", &token), Admission::Known);
+        table.finish(result("a"));
+        assert_eq!(table.admit("a", &token), Admission::Known);
+        table.acknowledge("a");
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_and_not_acknowledged_is_sent_again_in_its_order() {
+        let token = CancellationToken::new();
+        let mut table = Table::new(8);
+        for id in ["a", "b", "c"] {
+            table.admit(id, &token);
+        }
+        table.finish(result("c"));
+        table.finish(result("a"));
+        assert_eq!(ids(&table.next_results(1_000)), ["c", "a"]);
+        assert!(!table.has_unsent());
+        table.acknowledge("c");
+        table.send_again();
+        table.finish(result("b"));
+        assert_eq!(table.command_ids(), ["a", "b"]);
+        assert_eq!(ids(&table.next_results(1_000)), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_revoked_commands_result_is_dropped_whether_it_runs_or_is_held() {
+        let token = CancellationToken::new();
+        let mut table = Table::new(8);
+        table.admit("running", &token);
+        table.admit("held", &CancellationToken::new());
+        table.finish(result("held"));
+        table.revoke("running");
+        table.revoke("held");
+        assert!(token.is_cancelled());
+        table.finish(result("running"));
+        assert!(table.next_results(1_000).is_empty());
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_large_result_goes_alone_and_commands_are_bounded() {
+        let token = CancellationToken::new();
+        let mut table = Table::new(2);
+        table.admit("a", &token);
+        table.admit("b", &token);
+        assert_eq!(table.admit("c", &token), Admission::Full);
+        table.finish(result("a"));
+        table.finish(result("b"));
+        assert_eq!(ids(&table.next_results(1)), ["a"]);
+        assert_eq!(ids(&table.next_results(1)), ["b"]);
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: a result leaves each session at most once, none is
+        /// sent after its acknowledgement, and a held one is never forgotten.
+        #[test]
+        fn every_result_is_sent_once_a_session_until_it_is_acknowledged(
+            steps in prop::collection::vec((0_u8..6, 0_u8..5), 0..200)
+        ) {
+            let token = CancellationToken::new();
+            let mut table = Table::new(64);
+            let mut running = std::collections::BTreeSet::new();
+            let mut held = std::collections::BTreeSet::new();
+            let mut sent = std::collections::BTreeSet::new();
+            for (step, id) in steps {
+                let id = format!("c{id}");
+                match step {
+                    0 => if table.admit(&id, &token) == Admission::New {
+                        prop_assert!(!held.contains(&id));
+                        running.insert(id);
+                    },
+                    1 => {
+                        table.finish(result(&id));
+                        if running.remove(&id) { held.insert(id); }
+                    }
+                    2 => {
+                        table.acknowledge(&id);
+                        held.remove(&id);
+                        sent.remove(&id);
+                    }
+                    3 => {
+                        table.send_again();
+                        sent.clear();
+                    }
+                    _ => for result in table.next_results(10) {
+                        prop_assert!(held.contains(&result.command_id));
+                        prop_assert!(sent.insert(result.command_id));
+                    },
+                }
+                prop_assert_eq!(table.held_count(), held.len());
+                prop_assert_eq!(table.running_count(), running.len());
+            }
+            while table.has_unsent() {
+                for result in table.next_results(10) { sent.insert(result.command_id); }
+            }
+            prop_assert_eq!(sent, held);
+        }
+    }
+}
