@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::time::{from_wire, to_wire};
 use crate::wire::{
     Announce, Command, CommandProgress, CommandResult, ConnectRequest, ConnectResponse, Stage,
-    SystemSample, Welcome, worker_service_client::WorkerServiceClient,
+    SystemSample,
 };
 use crate::worker::failure::Failure;
 use crate::worker::heartbeat::Heartbeats;
