@@ -163,10 +163,12 @@ async fn a_blocking_handler_is_told_to_stop_and_keeps_its_slot_until_it_does() {
     session.command("t/s/do#1", "w", LONG);
     session.command("t/next/do#1", "w", LONG);
     session.cancel("t/s/do#1");
-    assert_eq!(session.outcome("t/s/do#1").await, "cancelled");
+    // The slot is free as soon as the first one stops, so either may be told first.
+    let mut told = [session.result().await, session.result().await];
+    told.sort_by(|a, b| a.command_id.cmp(&b.command_id));
     assert_eq!(
-        session.outcome("t/next/do#1").await,
-        r#"completed {"next":true}"#
+        told.each_ref().map(crate::fake::word),
+        [r#"completed {"next":true}"#, "cancelled"]
     );
     session.command("t/s/do#2", "w", Duration::from_millis(30));
     assert_eq!(session.outcome("t/s/do#2").await, "timeout");
