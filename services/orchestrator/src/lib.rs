@@ -1,1 +1,4 @@
-//! Stub.
+//! The orchestrator.
+pub mod config;
+pub mod journal;
+pub mod store;

@@ -1,0 +1,176 @@
+//! state.db: a row per transaction, live or ended, and the definitions; a fold of the log with its
+//! own offset.
+//!
+//! Rows, definitions and the offset that they are true at are committed together, so a start loads
+//! the live rows and replays the log from there. Whatever is wrong with the file, it is set aside and
+//! rebuilt: the log alone is always enough. Nothing but this module opens it, and nothing here
+//! decides anything.
+
+mod row;
+mod schema;
+mod reading;
+mod writing;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use eventlog::{Bounds, Offset};
+use proto::workflow::Workflow;
+use rusqlite::{Connection, OpenFlags};
+
+pub use reading::{Filter, Found, Known, Lookup};
+pub use row::Row;
+pub use writing::{Handover, StoreThread, Stored};
+
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "state.db";
+
+/// Why state.db could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite's own word.
+    #[error("state.db: {0}")]
+    Sql(#[from] rusqlite::Error),
+    /// A row or the file is not what it should be.
+    #[error("state.db: {0}")]
+    Damaged(String),
+    /// The log could not be read where a row refers to it.
+    #[error("the log at a row's payload: {0}")]
+    Log(#[from] eventlog::ReadError),
+    /// The file could not be moved or read.
+    #[error("state.db: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether the file is not worth keeping: it is rebuilt from the log.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sql(rusqlite::Error::SqliteFailure(error, _)) => matches!(
+                error.code,
+                rusqlite::ErrorCode::DatabaseCorrupt
+                    | rusqlite::ErrorCode::NotADatabase
+                    | rusqlite::ErrorCode::SchemaChanged
+            ),
+            Self::Sql(
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::QueryReturnedNoRows,
+            ) => true,
+            Self::Sql(_) | Self::Log(_) | Self::Io(_) => false,
+        }
+    }
+}
+
+/// What a start finds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Everything below is in the rows; replay begins here.
+    pub applied: Offset,
+    /// Every definition, with the offset of its event.
+    pub workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// The live transactions.
+    pub live: Vec<Row>,
+}
+
+/// Where state.db is, and how rows are kept in it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Payloads up to this size stand in the row.
+    pub inline_bytes_max: u64,
+}
+
+impl Place {
+    /// state.db in `data_dir`.
+    pub fn new(data_dir: &Path, inline_bytes_max: u64) -> Self {
+        Self {
+            path: data_dir.join(FILE_NAME),
+            inline_bytes_max,
+        }
+    }
+
+    /// Opens state.db for the log that `reader` reads, and loads what a start needs. A file that is
+    /// damaged, of another log, or ahead of this one is set aside, and an empty one begun.
+    ///
+    /// # Errors
+    /// Only when not even a new file can be used.
+    pub fn open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
+        match self.try_open(reader) {
+            Ok(opened) => Ok(opened),
+            Err(error) if error.is_damage() || matches!(error, StoreError::Log(_)) => {
+                let aside = self.set_aside()?;
+                tracing::warn!(
+                    %error, aside = %aside.display(),
+                    "state.db is set aside and rebuilt from the log"
+                );
+                self.try_open(reader)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
+        let connection = self.connect(false)?;
+        let bounds = reader.bounds();
+        let loaded = schema::load(&connection, &bounds, reader)?;
+        Ok((connection, loaded))
+    }
+
+    /// A connection with the settings that every user of the file has.
+    pub(crate) fn connect(&self, read_only: bool) -> Result<Connection, StoreError> {
+        let flags = if read_only {
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        } else {
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_CREATE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        };
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        schema::configure(&connection, read_only)?;
+        Ok(connection)
+    }
+
+    /// Moves the file and what belongs to it out of the way; returns its new name.
+    pub(crate) fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let aside = (0..)
+            .map(|number| self.path.with_extension(format!("db.aside-{number}")))
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| self.path.with_extension("db.aside"));
+        let with = |path: &Path, suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        for suffix in ["-wal", "-shm", ""] {
+            let from = with(&self.path, suffix);
+            if from.exists() {
+                std::fs::rename(&from, with(&aside, suffix))?;
+            }
+        }
+        Ok(aside)
+    }
+}
+
+/// Whether rows that are true at `applied` can be gone on with.
+pub(crate) fn check_offset(applied: Offset, bounds: &Bounds) -> Result<(), StoreError> {
+    if applied > bounds.next {
+        return Err(StoreError::Damaged(format!(
+            "it has seen the log up to {applied}, but the log ends at {}",
+            bounds.next
+        )));
+    }
+    if applied < bounds.oldest {
+        return Err(StoreError::Damaged(format!(
+            "it has seen the log up to {applied}, but the log begins at {}",
+            bounds.oldest
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

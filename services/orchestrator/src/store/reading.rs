@@ -1,0 +1,199 @@
+//! Lookups in state.db: by id, by idempotency key, and lists. Off the runtime's threads, on a
+//! connection of their own; a long one is cut short rather than let the WAL grow.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use eventlog::Reader;
+use proto::id::{Time, TransactionId, WorkflowName};
+use proto::lifecycle::TransactionState;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::row::{self, COLUMNS, Row};
+use super::{Place, StoreError};
+
+/// A list's page ends after this long, however few it has found.
+const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Which transactions a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of this workflow.
+    pub workflow: Option<WorkflowName>,
+    /// Only in these states; empty: in all.
+    pub states: Vec<TransactionState>,
+    /// Only those that started at or after this.
+    pub started_after: Option<Time>,
+    /// Only those with all these labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A page of a list.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Newest first, without payloads.
+    pub rows: Vec<Row>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<TransactionId>,
+}
+
+/// What an idempotency key was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The transaction that it started.
+    pub id: TransactionId,
+    /// The hash of what that started with.
+    pub input_hash: Bytes,
+}
+
+/// A handle for lookups; clones share two connections.
+#[derive(Clone)]
+pub struct Lookup {
+    connections: Arc<[Mutex<Connection>; 2]>,
+    log: Reader,
+}
+
+impl Lookup {
+    /// Opens connections to a state.db that is there.
+    pub fn new(place: &Place, log: Reader) -> Result<Self, StoreError> {
+        let connections = [
+            Mutex::new(place.connect(true)?),
+            Mutex::new(place.connect(true)?),
+        ];
+        Ok(Self {
+            connections: Arc::new(connections),
+            log,
+        })
+    }
+
+    /// The transaction, with its payloads.
+    pub async fn get(&self, id: TransactionId) -> Result<Option<Row>, StoreError> {
+        self.run(move |connection, log| {
+            let mut statement = connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM transactions WHERE id = ?1"))?;
+            let mut rows = statement.query([id.0.as_slice()])?;
+            match rows.next()? {
+                Some(found) => Ok(Some(row::read(found)?.with_payloads(log)?)),
+                None => Ok(None),
+            }
+        })
+        .await
+    }
+
+    /// What the key was used for, if its transaction is here.
+    pub async fn by_key(
+        &self,
+        workflow: WorkflowName,
+        key: String,
+    ) -> Result<Option<Known>, StoreError> {
+        self.run(move |connection, _| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM transactions WHERE workflow = ?1 AND idempotency_key = ?2"
+            ))?;
+            let found = statement
+                .query_row((workflow.as_str(), &key), |found| Ok(row::read(found)))
+                .optional()?
+                .transpose()?
+                .map(row::Stored::without_payloads);
+            Ok(found.map(|row| Known {
+                id: row.id,
+                input_hash: row.carried.start.input_hash,
+            }))
+        })
+        .await
+    }
+
+    /// A page of a list, newest first, of what is older than `before`.
+    pub async fn list(
+        &self,
+        filter: Filter,
+        before: Option<TransactionId>,
+        limit: usize,
+    ) -> Result<Found, StoreError> {
+        self.run(move |connection, _| list(connection, &filter, before, limit))
+            .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let [first, second] = &*this.connections;
+            let connection = first
+                .try_lock()
+                .or_else(|_| second.lock())
+                .unwrap_or_else(PoisonError::into_inner);
+            work(&connection, &this.log)
+        });
+        done.await
+            .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
+    }
+}
+
+fn list(
+    connection: &Connection,
+    filter: &Filter,
+    before: Option<TransactionId>,
+    limit: usize,
+) -> Result<Found, StoreError> {
+    let mut clauses = Vec::new();
+    let mut values = Vec::new();
+    let mut clause = |text: &str, value: Value| {
+        values.push(value);
+        clauses.push(format!("{text}?{}", values.len()));
+    };
+    if let Some(before) = before {
+        clause("id < ", Value::Blob(before.0.to_vec()));
+    }
+    if let Some(workflow) = &filter.workflow {
+        clause("workflow = ", Value::Text(workflow.as_str().to_owned()));
+    }
+    if let Some(Time(started_after)) = filter.started_after {
+        clause("start_us >= ", Value::Integer(started_after));
+    }
+    if !filter.states.is_empty() {
+        let states: Vec<_> = filter
+            .states
+            .iter()
+            .map(|state| i32::from(*state).to_string())
+            .collect();
+        clauses.push(format!("state IN ({})", states.join(", ")));
+    }
+    let condition = if clauses.is_empty() {
+        String::new()
+    } else {
+        format!("WHERE {}", clauses.join(" AND "))
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM transactions {condition} ORDER BY id DESC"
+    ))?;
+    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+    let started_at = Instant::now();
+    let mut found = Found::default();
+    while let Some(next) = rows.next()? {
+        let row = row::read(next)?.without_payloads();
+        let id = row.id;
+        let labels = &row.carried.start.labels;
+        let matches = filter
+            .labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value));
+        if matches {
+            if found.rows.len() == limit {
+                // There is one more: the page ends at the last one that it holds.
+                found.next = found.rows.last().map(|row| row.id);
+                break;
+            }
+            found.rows.push(row);
+        }
+        if started_at.elapsed() > PAGE_TIME_MAX {
+            found.next = Some(id);
+            break;
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,249 @@
+//! One transaction as a row: columns to find it by, its snapshot in the log's own encoding, small
+//! payloads beside it, large ones as references into the log.
+
+use bytes::Bytes;
+use eventlog::{Offset, Reader};
+use proto::batch::{Encoder, decode};
+use proto::event::{Carried, CommandEvent, Event, Kind, TransactionEvent};
+use proto::id::{Time, TransactionId, WorkflowName};
+use proto::lifecycle;
+use proto::payload::Payload;
+
+use super::StoreError;
+use super::schema::{offset_from_sql, offset_to_sql};
+
+/// A transaction at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its id.
+    pub id: TransactionId,
+    /// Its workflow.
+    pub workflow: WorkflowName,
+    /// Its whole state.
+    pub carried: Carried,
+    /// When it last changed; its end, if it has ended.
+    pub update_time: Time,
+    /// Where its retained story begins: its start, or where it was carried to.
+    pub first_offset: Offset,
+    /// Its last event.
+    pub last_offset: Offset,
+}
+
+impl Row {
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        lifecycle::is_end(self.carried.state)
+    }
+}
+
+/// What [`read`] needs, in its order.
+pub(super) const COLUMNS: &str = "id, workflow, update_us, first_offset, last_offset, snapshot, \
+                                  payloads, inline_max";
+
+/// The row's bytes, ready to be written.
+pub(super) struct Encoded {
+    pub(super) snapshot: Vec<u8>,
+    pub(super) payloads: Vec<u8>,
+}
+
+/// Encodes rows one after the other; the buffers are used again.
+#[derive(Default)]
+pub(super) struct RowEncoder(Encoder);
+
+impl RowEncoder {
+    pub(super) fn encode(&mut self, row: &Row, inline_max: u64) -> Encoded {
+        let mut carried = row.carried.clone();
+        for_each_payload_mut(&mut carried, |payload| {
+            if payload.size() > inline_max {
+                *payload = Payload::Absent(payload.size());
+            }
+        });
+        self.0.push(&Event {
+            time: row.update_time,
+            kind: Kind::Transaction {
+                id: row.id,
+                workflow: row.workflow.clone(),
+                what: TransactionEvent::Carried(Box::new(carried)),
+            },
+        });
+        let (snapshot, payloads) = self.0.finish(row.last_offset);
+        let encoded = Encoded {
+            snapshot: snapshot.to_vec(),
+            payloads: payloads.to_vec(),
+        };
+        self.0.clear();
+        encoded
+    }
+}
+
+/// A row as it was read: its payloads may still stand in the log.
+pub(super) struct Stored {
+    row: Row,
+    payloads: Bytes,
+    inline_max: u64,
+}
+
+/// Reads a row of [`COLUMNS`].
+pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Stored, StoreError> {
+    let id: Vec<u8> = row.get(0)?;
+    let damaged = |what: &str| StoreError::Damaged(format!("a transaction's {what}"));
+    let id = TransactionId::from_bytes(&id).ok_or_else(|| damaged("id"))?;
+    let workflow: String = row.get(1)?;
+    let snapshot: Vec<u8> = row.get(5)?;
+    let payloads: Vec<u8> = row.get(6)?;
+    let decoded = decode(&snapshot, None).map_err(|error| damaged(&error.to_string()))?;
+    let carried = decoded
+        .events
+        .into_iter()
+        .find_map(|stored| match stored.event.kind {
+            Kind::Transaction {
+                what: TransactionEvent::Carried(carried),
+                ..
+            } => Some(*carried),
+            _ => None,
+        })
+        .ok_or_else(|| damaged("snapshot"))?;
+    Ok(Stored {
+        row: Row {
+            id,
+            workflow: WorkflowName::parse(&workflow).map_err(|_| damaged("workflow"))?,
+            carried,
+            update_time: Time(row.get(2)?),
+            first_offset: offset_from_sql(row.get(3)?)?,
+            last_offset: offset_from_sql(row.get(4)?)?,
+        },
+        payloads: payloads.into(),
+        inline_max: offset_from_sql(row.get(7)?)?,
+    })
+}
+
+impl Stored {
+    /// The row without its payloads, for lists.
+    pub(super) fn without_payloads(self) -> Row {
+        self.row
+    }
+
+    /// The row with every payload: small ones from the row, large ones from the log.
+    pub(super) fn with_payloads(mut self, log: &Reader) -> Result<Row, StoreError> {
+        let mut position = 0_usize;
+        let mut missing = false;
+        let (payloads, inline_max) = (&self.payloads, self.inline_max);
+        for_each_payload_mut(&mut self.row.carried, |payload| {
+            let size = payload.size();
+            if size > inline_max {
+                missing = true;
+                return;
+            }
+            let end = position.saturating_add(size as usize).min(payloads.len());
+            *payload = Payload::Held(Bytes::copy_from_slice(&payloads[position..end]));
+            position = end;
+        });
+        if position != payloads.len() {
+            return Err(StoreError::Damaged("a transaction's payloads".to_owned()));
+        }
+        if missing {
+            fetch(&mut self.row, inline_max, log)?;
+        }
+        Ok(self.row)
+    }
+}
+
+/// Fetches the payloads above `inline_max` from the events that brought them.
+fn fetch(row: &mut Row, inline_max: u64, log: &Reader) -> Result<(), StoreError> {
+    let first = event_at(log, row.first_offset)?;
+    let from_first = |step: Option<&str>| match (&first.kind, step) {
+        (
+            Kind::Transaction {
+                what: TransactionEvent::Started(start),
+                ..
+            },
+            None,
+        ) => Some(start.input.clone()),
+        (
+            Kind::Transaction {
+                what: TransactionEvent::Carried(carried),
+                ..
+            },
+            None,
+        ) => Some(carried.start.input.clone()),
+        (
+            Kind::Transaction {
+                what: TransactionEvent::Carried(carried),
+                ..
+            },
+            Some(step),
+        ) => carried
+            .steps
+            .iter()
+            .find(|carried| carried.step.as_str() == step)
+            .and_then(|carried| carried.result.clone()),
+        _ => None,
+    };
+    let damaged = || StoreError::Damaged(format!("the payloads of transaction {}", row.id));
+    if row.carried.start.input.size() > inline_max {
+        row.carried.start.input = copied(&from_first(None).ok_or_else(damaged)?);
+    }
+    let first_offset = row.first_offset;
+    for step in &mut row.carried.steps {
+        let Some(result) = &mut step.result else {
+            continue;
+        };
+        if result.size() <= inline_max {
+            continue;
+        }
+        // What completed before the transaction was carried stands where it was carried to.
+        let found = if step.completed_offset < first_offset {
+            from_first(Some(step.step.as_str()))
+        } else {
+            match event_at(log, step.completed_offset)?.kind {
+                Kind::Command {
+                    what: CommandEvent::Completed { result, .. },
+                    ..
+                } => Some(result),
+                _ => None,
+            }
+        };
+        *result = copied(&found.ok_or_else(damaged)?);
+    }
+    Ok(())
+}
+
+/// The event at an offset, with its payloads.
+fn event_at(log: &Reader, offset: Offset) -> Result<Event, StoreError> {
+    let damaged = || StoreError::Damaged(format!("the log at offset {offset}"));
+    let records = log.read(offset, 1, true)?;
+    let record = records.first().ok_or_else(damaged)?;
+    let decoded = decode(&record.events, Some(&record.payloads)).map_err(|_| damaged())?;
+    decoded
+        .events
+        .into_iter()
+        .find(|stored| stored.offset == offset)
+        .map(|stored| stored.event)
+        .ok_or_else(damaged)
+}
+
+/// A slice would keep the whole record that it was read with.
+fn copied(payload: &Payload) -> Payload {
+    match payload {
+        Payload::Held(bytes) => Payload::Held(Bytes::copy_from_slice(bytes)),
+        Payload::Absent(size) => Payload::Absent(*size),
+    }
+}
+
+/// In the order in which a batch keeps them.
+fn for_each_payload_mut(carried: &mut Carried, mut take: impl FnMut(&mut Payload)) {
+    take(&mut carried.start.input);
+    carried
+        .steps
+        .iter_mut()
+        .filter_map(|step| step.result.as_mut())
+        .for_each(take);
+}
+
+/// What a row's columns are written from.
+pub(super) fn offsets(row: &Row) -> (i64, i64) {
+    (
+        offset_to_sql(row.first_offset),
+        offset_to_sql(row.last_offset),
+    )
+}

@@ -1,0 +1,175 @@
+//! The tables of state.db, their settings, and what a start reads of them.
+
+use std::sync::Arc;
+
+use eventlog::{Bounds, Offset, Reader};
+use prost::Message as _;
+use proto::wire;
+use proto::workflow::Workflow;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::row::{self, COLUMNS};
+use super::{Loaded, StoreError};
+
+/// Rises when the tables change; another one is set aside and rebuilt.
+const FORMAT: i64 = 1;
+/// Up to this size the whole file is checked at each start: it takes a moment.
+const CHECKED_BYTES_MAX: i64 = 64 << 20;
+
+const TABLES: &str = "
+CREATE TABLE mark (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id BLOB NOT NULL,
+    applied INTEGER NOT NULL
+);
+CREATE TABLE workflows (
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    at_offset INTEGER NOT NULL,
+    definition BLOB NOT NULL,
+    PRIMARY KEY (name, version)
+) WITHOUT ROWID;
+CREATE TABLE transactions (
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    workflow TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    update_us INTEGER NOT NULL,
+    ended INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    idempotency_key TEXT,
+    snapshot BLOB NOT NULL,
+    payloads BLOB NOT NULL,
+    inline_max INTEGER NOT NULL
+);
+CREATE INDEX transactions_live ON transactions (id) WHERE ended = 0;
+CREATE INDEX transactions_key ON transactions (workflow, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+CREATE INDEX transactions_workflow ON transactions (workflow, id);
+CREATE INDEX transactions_first ON transactions (first_offset) WHERE ended = 1;
+";
+
+/// Settings that hold for a connection, not for the file.
+pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), StoreError> {
+    connection.busy_timeout(std::time::Duration::from_secs(1))?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    if read_only {
+        return Ok(());
+    }
+    // Effective only before the first table.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // It is a fold and can be rebuilt: a power cut may take its last rows, never its consistency.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // A passive checkpoint each 16 MiB of WAL.
+    connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(())
+}
+
+/// Reads what a start needs, or makes the tables of a new file.
+pub(super) fn load(
+    connection: &Connection,
+    bounds: &Bounds,
+    reader: &Reader,
+) -> Result<Loaded, StoreError> {
+    let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if format == 0 {
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables > 0 {
+            return Err(StoreError::Damaged("it has no format version".to_owned()));
+        }
+        connection.execute_batch(TABLES)?;
+        connection.execute(
+            "INSERT INTO mark (one, log_id, applied) VALUES (1, ?1, ?2)",
+            (bounds.log_id.as_slice(), offset_to_sql(bounds.oldest)),
+        )?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+        return Ok(Loaded {
+            applied: bounds.oldest,
+            ..Loaded::default()
+        });
+    }
+    if format != FORMAT {
+        return Err(StoreError::Damaged(format!(
+            "it has format {format}, and this program writes {FORMAT}"
+        )));
+    }
+    check_small_file(connection)?;
+    let mark: Option<(Vec<u8>, i64)> = connection
+        .query_row("SELECT log_id, applied FROM mark", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((log_id, applied)) = mark else {
+        return Err(StoreError::Damaged("its mark is missing".to_owned()));
+    };
+    if log_id != bounds.log_id {
+        return Err(StoreError::Damaged("it belongs to another log".to_owned()));
+    }
+    let applied = offset_from_sql(applied)?;
+    super::check_offset(applied, bounds)?;
+    Ok(Loaded {
+        applied,
+        workflows: workflows(connection)?,
+        live: live(connection, reader)?,
+    })
+}
+
+/// A flipped bit in a page that a start doesn't read would be met much later.
+fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    if pages.saturating_mul(page_bytes) > CHECKED_BYTES_MAX {
+        return Ok(());
+    }
+    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    match answer.as_str() {
+        "ok" => Ok(()),
+        fault => Err(StoreError::Damaged(fault.to_owned())),
+    }
+}
+
+fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, StoreError> {
+    let mut statement = connection
+        .prepare("SELECT name, version, at_offset, definition FROM workflows ORDER BY at_offset")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        let version: u32 = row.get(1)?;
+        let definition: Vec<u8> = row.get(3)?;
+        let damaged =
+            |what: String| StoreError::Damaged(format!("workflow {name} {version}: {what}"));
+        let definition = wire::Workflow::decode(definition.as_slice())
+            .map_err(|error| damaged(error.to_string()))?;
+        let workflow = Workflow::check(&definition).map_err(|problem| damaged(problem.message))?;
+        found.push((offset_from_sql(row.get(2)?)?, Arc::new(workflow)));
+    }
+    Ok(found)
+}
+
+fn live(connection: &Connection, reader: &Reader) -> Result<Vec<row::Row>, StoreError> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT {COLUMNS} FROM transactions WHERE ended = 0 ORDER BY id"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(row::read(row)?.with_payloads(reader)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn offset_to_sql(offset: Offset) -> i64 {
+    // A log of 2^63 events is out of reach; SQLite's integers end there.
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+pub(super) fn offset_from_sql(offset: i64) -> Result<Offset, StoreError> {
+    Offset::try_from(offset).map_err(|_| StoreError::Damaged(format!("offset {offset}")))
+}

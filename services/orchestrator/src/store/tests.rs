@@ -1,0 +1,294 @@
+//! Specifications of state.db: rows read back whole, and a bad file is rebuilt, never believed.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use eventlog::{Batch, EventLog, MemoryStore, Options, Reader};
+use proto::batch::Encoder;
+use proto::event::{
+    Carried, CarriedCommand, CarriedStep, Command, CommandEvent, Event, Kind, Start, Timing,
+    TransactionEvent,
+};
+use proto::id::{StepName, Time, TransactionId, WorkerName, WorkflowName};
+use proto::lifecycle::{Stage, StepState, TransactionState};
+use proto::payload::Payload;
+
+use super::*;
+
+fn json(length: usize) -> Payload {
+    Payload::Held(Bytes::from(format!("{{\"x\":\"{}\"}}", "y".repeat(length))))
+}
+
+fn start(input: Payload, key: &str) -> Start {
+    Start {
+        version: 1,
+        input,
+        idempotency_key: key.to_owned(),
+        input_hash: Bytes::from_static(b"hash"),
+        labels: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
+        trace_parent: String::new(),
+    }
+}
+
+fn row(number: u8, key: &str, state: TransactionState, result: Payload, at: (u64, u64)) -> Row {
+    Row {
+        id: TransactionId([number; 16]),
+        workflow: WorkflowName::parse("orders").unwrap(),
+        carried: Carried {
+            start_time: Time(i64::from(number)),
+            start: start(json(5), key),
+            state,
+            failure: None,
+            failed_step: None,
+            cancel: None,
+            steps: vec![CarriedStep {
+                step: StepName::parse("pay").unwrap(),
+                state: StepState::Completed,
+                result: Some(result),
+                completed_offset: at.1,
+                failures: 1,
+                losses: 2,
+                undo_failures: 0,
+                undo_losses: 0,
+                failure: None,
+                commands: vec![CarriedCommand {
+                    attempt: 1,
+                    undo: false,
+                    stage: Stage::Completed,
+                    host: None,
+                    queued: Time(3),
+                    dispatched: Some(Time(4)),
+                    picked_up: None,
+                    processing: None,
+                    ended: Some(Time(6)),
+                    timing: Timing {
+                        wait_us: 1,
+                        run_us: 2,
+                    },
+                    failure: None,
+                    not_before: None,
+                }],
+            }],
+        },
+        update_time: Time(99),
+        first_offset: at.0,
+        last_offset: at.1,
+    }
+}
+
+/// A log of one start and one completion whose payloads are `input` and `result`.
+fn log_with(id: TransactionId, input: Payload, result: Payload) -> (MemoryStore, Reader) {
+    let store = MemoryStore::new();
+    let mut log = store.open(Options::default()).unwrap();
+    let workflow = WorkflowName::parse("orders").unwrap();
+    let mut encoder = Encoder::default();
+    encoder.push(&Event {
+        time: Time(1),
+        kind: Kind::Transaction {
+            id,
+            workflow: workflow.clone(),
+            what: TransactionEvent::Started(Box::new(start(input, ""))),
+        },
+    });
+    encoder.push(&Event {
+        time: Time(2),
+        kind: Kind::Command {
+            id,
+            workflow,
+            command: Command {
+                step: StepName::parse("pay").unwrap(),
+                worker: WorkerName::parse("w").unwrap(),
+                attempt: 1,
+                undo: false,
+                host: None,
+            },
+            what: CommandEvent::Completed {
+                result,
+                timing: Timing::default(),
+            },
+        },
+    });
+    let (events, payloads) = encoder.finish(0);
+    log.append(
+        0,
+        &Batch {
+            count: 2,
+            time_us: 1,
+            events,
+            payloads,
+        },
+    )
+    .unwrap();
+    let reader = log.reader();
+    (store, reader)
+}
+
+struct Fixture {
+    place: Place,
+    reader: Reader,
+    _directory: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, reader) = log_with(TransactionId([1; 16]), json(5), json(9_000));
+    Fixture {
+        place: Place::new(directory.path(), 4096),
+        reader,
+        _directory: directory,
+    }
+}
+
+fn write(fixture: &Fixture, handovers: Vec<Handover>) {
+    let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
+    let thread = StoreThread::start(fixture.place.clone(), connection).unwrap();
+    for handover in handovers {
+        let applied = handover.applied;
+        thread.hand_over(handover);
+        assert!(matches!(thread.stored().recv().unwrap(), Stored::Applied(at) if at == applied));
+    }
+}
+
+#[tokio::test]
+async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
+    let fixture = fixture();
+    let large = row(1, "", TransactionState::Running, json(9_000), (0, 1));
+    let ended = row(2, "k", TransactionState::Completed, json(9), (0, 1));
+    write(
+        &fixture,
+        vec![Handover {
+            applied: 2,
+            rows: vec![Arc::new(large.clone()), Arc::new(ended.clone())],
+            ..Handover::default()
+        }],
+    );
+    let (_connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
+    assert_eq!(loaded.applied, 2);
+    assert_eq!(loaded.live, [large]);
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    assert_eq!(lookup.get(ended.id).await.unwrap(), Some(ended.clone()));
+    assert_eq!(lookup.get(TransactionId([9; 16])).await.unwrap(), None);
+    let known = lookup.by_key(ended.workflow.clone(), "k".to_owned()).await;
+    assert_eq!(known.unwrap().unwrap().id, ended.id);
+    let none = lookup.by_key(ended.workflow, "other".to_owned()).await;
+    assert_eq!(none.unwrap(), None);
+}
+
+#[tokio::test]
+async fn lists_are_newest_first_in_pages_and_filtered() {
+    let fixture = fixture();
+    let rows: Vec<_> = (1..=5)
+        .map(|number| {
+            let state = match number % 2 {
+                0 => TransactionState::Completed,
+                _ => TransactionState::Failed,
+            };
+            Arc::new(row(number, "", state, json(1), (0, 1)))
+        })
+        .collect();
+    write(
+        &fixture,
+        vec![Handover {
+            applied: 2,
+            rows,
+            ..Handover::default()
+        }],
+    );
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    let numbers = |found: &Found| found.rows.iter().map(|row| row.id.0[0]).collect::<Vec<_>>();
+    let first = lookup.list(Filter::default(), None, 2).await.unwrap();
+    assert_eq!(numbers(&first), [5, 4]);
+    let second = lookup.list(Filter::default(), first.next, 9).await.unwrap();
+    assert_eq!((numbers(&second), second.next), (vec![3, 2, 1], None));
+    let only = |filter: Filter| lookup.list(filter, None, 9);
+    let completed = only(Filter {
+        states: vec![TransactionState::Completed],
+        started_after: Some(Time(3)),
+        ..Filter::default()
+    });
+    assert_eq!(numbers(&completed.await.unwrap()), [4]);
+    let red = only(Filter {
+        labels: vec![("team".to_owned(), "red".to_owned())],
+        ..Filter::default()
+    });
+    assert!(red.await.unwrap().rows.is_empty());
+}
+
+#[tokio::test]
+async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
+    let fixture = fixture();
+    let ended = row(2, "k", TransactionState::Completed, json(9), (0, 1));
+    let live = row(3, "", TransactionState::Running, json(9), (0, 1));
+    write(
+        &fixture,
+        vec![
+            Handover {
+                applied: 2,
+                rows: vec![Arc::new(ended), Arc::new(live.clone())],
+                ..Handover::default()
+            },
+            Handover {
+                applied: 2,
+                forget_before: Some(1),
+                ..Handover::default()
+            },
+        ],
+    );
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    assert_eq!(lookup.get(TransactionId([2; 16])).await.unwrap(), None);
+    assert_eq!(lookup.get(live.id).await.unwrap(), Some(live));
+}
+
+#[test]
+fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
+    let spoil: [(&str, fn(&Fixture)); 3] = [
+        ("damaged", |fixture| {
+            let mut bytes = std::fs::read(&fixture.place.path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[20..middle].fill(0xa5);
+            std::fs::write(&fixture.place.path, bytes).unwrap();
+        }),
+        ("ahead", |fixture| {
+            write(
+                fixture,
+                vec![Handover {
+                    applied: 77,
+                    ..Handover::default()
+                }],
+            );
+        }),
+        ("no database", |fixture| {
+            std::fs::write(
+                &fixture.place.path,
+                "not a database, but long enough to be read",
+            )
+            .unwrap();
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let fixture = fixture();
+        write(
+            &fixture,
+            vec![Handover {
+                applied: 2,
+                rows: vec![Arc::new(row(
+                    3,
+                    "",
+                    TransactionState::Running,
+                    json(9),
+                    (0, 1),
+                ))],
+                ..Handover::default()
+            }],
+        );
+        spoil(&fixture);
+        let (_connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
+        assert_eq!(loaded.applied, 0, "{what}");
+        assert!(loaded.live.is_empty(), "{what}");
+        assert!(
+            fixture.place.path.with_extension("db.aside-0").exists(),
+            "{what}"
+        );
+    }
+}

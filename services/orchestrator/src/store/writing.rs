@@ -1,0 +1,210 @@
+//! The thread that writes state.db behind the log: what the driver hands over, in one SQL
+//! transaction with the offset that it is true at. It never holds up the driver, who looks for its
+//! answer when it suits him.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use eventlog::Offset;
+use prost::Message as _;
+use proto::workflow::Workflow;
+use rusqlite::Connection;
+
+use super::row::{Row, RowEncoder, offsets};
+use super::schema::offset_to_sql;
+use super::{Place, StoreError};
+
+/// How long to wait before a write that failed is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Everything that changed since the last time, as of one offset.
+#[derive(Debug, Default)]
+pub struct Handover {
+    /// Everything below is in the rows, these included.
+    pub applied: Offset,
+    /// Transactions that changed.
+    pub rows: Vec<Arc<Row>>,
+    /// Definitions that came, with the offsets of their events.
+    pub workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// Ended transactions that began before this were trimmed: their rows go.
+    pub forget_before: Option<Offset>,
+}
+
+/// What became of a handover.
+#[derive(Debug)]
+pub enum Stored {
+    /// It is committed.
+    Applied(Offset),
+    /// state.db is beyond repair and was set aside; the process must start anew to rebuild it.
+    Damaged(String),
+}
+
+/// The writing thread, from the driver's side.
+pub struct StoreThread {
+    handovers: Option<Sender<Handover>>,
+    stored: Receiver<Stored>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StoreThread {
+    /// Starts the thread on the connection that the start opened.
+    pub fn start(place: Place, connection: Connection) -> std::io::Result<Self> {
+        // One in hand and one that waits would only be two halves of one.
+        let (handovers, take) = bounded(1);
+        let (answer, stored) = bounded(4);
+        let writer = Writer {
+            place,
+            connection,
+            encoder: RowEncoder::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(&take, &answer))?;
+        Ok(Self {
+            handovers: Some(handovers),
+            stored,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over; the caller has had the answer to the one before.
+    pub fn hand_over(&self, handover: Handover) {
+        if let Some(handovers) = &self.handovers {
+            // Fails only when the thread has ended, which `stored` then shows.
+            let _ = handovers.send(handover);
+        }
+    }
+
+    /// Where answers come.
+    pub fn stored(&self) -> &Receiver<Stored> {
+        &self.stored
+    }
+}
+
+impl Drop for StoreThread {
+    /// What was handed over is still written.
+    fn drop(&mut self) {
+        self.handovers = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(
+                "the thread that writes state.db panicked; the next start replays more"
+            );
+        }
+    }
+}
+
+struct Writer {
+    place: Place,
+    connection: Connection,
+    encoder: RowEncoder,
+}
+
+impl Writer {
+    fn run(mut self, take: &Receiver<Handover>, answer: &Sender<Stored>) {
+        while let Ok(handover) = take.recv() {
+            let Some(stored) = self.write_until_it_is_there(&handover, take) else {
+                return;
+            };
+            let damaged = matches!(stored, Stored::Damaged(_));
+            if answer.send(stored).is_err() || damaged {
+                return;
+            }
+        }
+    }
+
+    /// Tries until it succeeds; none when the driver has gone meanwhile.
+    fn write_until_it_is_there(
+        &mut self,
+        handover: &Handover,
+        take: &Receiver<Handover>,
+    ) -> Option<Stored> {
+        let mut said = false;
+        loop {
+            let error = match self.write(handover) {
+                Ok(()) => return Some(Stored::Applied(handover.applied)),
+                Err(error) => error,
+            };
+            if error.is_damage() {
+                let aside = self.place.set_aside();
+                tracing::error!(%error, ?aside, "state.db is damaged and set aside");
+                return Some(Stored::Damaged(error.to_string()));
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(%error, "state.db cannot be written and is tried again each second");
+            }
+            // Nobody hands over before the answer, so all that can come is the driver's end.
+            match take.recv_timeout(RETRY_DELAY) {
+                Err(RecvTimeoutError::Timeout) | Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn write(&mut self, handover: &Handover) -> Result<(), StoreError> {
+        let sql = self.connection.transaction()?;
+        {
+            let mut workflow = sql.prepare_cached(
+                "INSERT INTO workflows (name, version, at_offset, definition)
+                 VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET at_offset = excluded.at_offset",
+            )?;
+            for (offset, definition) in &handover.workflows {
+                workflow.execute((
+                    definition.name.as_str(),
+                    definition.version,
+                    offset_to_sql(*offset),
+                    definition.to_wire().encode_to_vec(),
+                ))?;
+            }
+            let mut transaction = sql.prepare_cached(
+                "INSERT INTO transactions (id, workflow, state, start_us, update_us, ended,
+                    first_offset, last_offset, idempotency_key, snapshot, payloads, inline_max)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                 ON CONFLICT (id) DO UPDATE SET state = excluded.state,
+                    update_us = excluded.update_us, ended = excluded.ended,
+                    first_offset = excluded.first_offset, last_offset = excluded.last_offset,
+                    snapshot = excluded.snapshot, payloads = excluded.payloads,
+                    inline_max = excluded.inline_max",
+            )?;
+            let inline_max = self.place.inline_bytes_max;
+            for row in &handover.rows {
+                let encoded = self.encoder.encode(row, inline_max);
+                let (first, last) = offsets(row);
+                let key = &row.carried.start.idempotency_key;
+                transaction.execute(rusqlite::params![
+                    row.id.0.as_slice(),
+                    row.workflow.as_str(),
+                    i32::from(row.carried.state),
+                    row.carried.start_time.0,
+                    row.update_time.0,
+                    row.ended(),
+                    first,
+                    last,
+                    (!key.is_empty()).then_some(key),
+                    encoded.snapshot,
+                    encoded.payloads,
+                    offset_to_sql(inline_max),
+                ])?;
+            }
+            if let Some(before) = handover.forget_before {
+                sql.prepare_cached(
+                    "DELETE FROM transactions WHERE ended = 1 AND first_offset < ?1",
+                )?
+                .execute([offset_to_sql(before)])?;
+            }
+            sql.prepare_cached("UPDATE mark SET applied = ?1")?
+                .execute([offset_to_sql(handover.applied)])?;
+        }
+        sql.commit()?;
+        if handover.forget_before.is_some() {
+            // A step at a time: what is freed now is used again anyway.
+            self.connection
+                .execute_batch("PRAGMA incremental_vacuum(4096)")?;
+        }
+        Ok(())
+    }
+}
