@@ -1,0 +1,297 @@
+//! The engine: state + input + now → events and effects. It decides everything that happens to a
+//! transaction.
+//!
+//! Pure and synchronous: no clock, no randomness, no channel, no I/O, no generated type; time comes
+//! in as [`Time`], ids come in with the input. Live and replay share [`State::evolve`], so the same log
+//! gives the same state. No order of a hash map reaches an event.
+//!
+//! | to see | read |
+//! |---|---|
+//! | what can come in, what goes out | this file, `effect.rs` |
+//! | start, cancel, finish, compensate | `transaction.rs` |
+//! | order, join, retry | `step.rs` |
+//! | stages, deadlines, which result counts | `command.rs` |
+//! | how an event changes the state | `evolve.rs` |
+//! | a transaction as bytes-to-be, there and back | `snapshot.rs` |
+
+mod catalogue;
+mod command;
+mod effect;
+mod evolve;
+mod snapshot;
+mod state;
+mod step;
+mod timer;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+
+use proto::error::{Problem, Reason};
+use proto::event::{Cancel, Failure, Start, SystemSample};
+use proto::id::{CommandId, HostId, Time, TransactionId, WorkerName, WorkflowName};
+use proto::lifecycle::Stage;
+use proto::workflow::Workflow;
+
+pub use command::checked_result;
+pub use effect::{Decided, Effect, Outgoing, OutgoingUndo};
+pub use snapshot::{Snapshot, absent_step_state};
+pub use state::State;
+
+/// An event's place in the log.
+pub type Offset = u64;
+
+/// What the engine will not exceed.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Transactions that have not left memory. Full: starts are refused as OVERLOADED.
+    pub max_live_transactions: usize,
+    /// Commands that wait for one worker. Full: starts whose first step needs that worker are
+    /// refused as OVERLOADED; work that has begun goes on.
+    pub max_queued_per_worker: usize,
+    /// Attempts that a step keeps for people to see, of its doing and of its undoing each.
+    pub max_attempts_kept: usize,
+    /// A context, its pieces together. Above: the step fails with kind ContextTooLarge.
+    pub max_context_bytes: u64,
+    /// Whether picked_up and processing are recorded.
+    pub observing_events: bool,
+    /// How long a command that was out when the orchestrator went away has at least, in
+    /// microseconds from the next start, before its deadline counts: its host must come back first.
+    pub reconnect_us: u64,
+    /// Timers that one tick fires at most; what is left is still due.
+    pub max_timers_per_tick: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_live_transactions: 1_000_000,
+            max_queued_per_worker: 1_000_000,
+            max_attempts_kept: 100,
+            max_context_bytes: 2 << 20,
+            observing_events: true,
+            reconnect_us: 10_000_000,
+            max_timers_per_tick: 4_096,
+        }
+    }
+}
+
+/// A command in few bytes: what queues hold. A [`CommandId`] names the step by its text instead and
+/// is what the outside knows; [`State::key`] and [`State::command_id`] turn one into the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandKey {
+    /// Its transaction.
+    pub transaction: TransactionId,
+    /// Its step's place in the definition.
+    pub step: u32,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// True for the compensation.
+    pub undo: bool,
+}
+
+/// Everything that can change the state.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The orchestrator opened its log. First of all inputs after a replay.
+    Opened {
+        /// The program's version.
+        version: String,
+        /// The log's epoch.
+        epoch: u64,
+    },
+    /// Keep a workflow that was checked; its version is ignored.
+    Register {
+        /// The workflow.
+        workflow: Box<Workflow>,
+    },
+    /// Start a transaction.
+    Start {
+        /// Its id, drawn by the caller.
+        id: TransactionId,
+        /// Its workflow.
+        workflow: WorkflowName,
+        /// The version; 0: the newest.
+        version: u32,
+        /// What it starts with; its `version` is filled in here. Payload and limits were checked at
+        /// the edge. `input_hash` covers the canonical input, the version as asked for, and the labels.
+        start: Box<Start>,
+        /// An ended transaction, no longer in memory, that has this idempotency key, and its
+        /// `input_hash`. Keys of transactions in memory are known here.
+        ended: Option<(TransactionId, Bytes)>,
+    },
+    /// Ask a transaction to end as cancelled.
+    Cancel {
+        /// Which.
+        id: TransactionId,
+        /// How.
+        cancel: Cancel,
+    },
+    /// A host announced itself (`Table::announce` took it).
+    HostConnected {
+        /// Which.
+        host: HostId,
+        /// What it offers.
+        workers: Vec<(WorkerName, u32)>,
+        /// The name of its machine.
+        machine: String,
+        /// The program's version.
+        version: String,
+        /// Its lease, in microseconds.
+        lease_us: u64,
+    },
+    /// A host takes no more commands.
+    HostDraining {
+        /// Which.
+        host: HostId,
+    },
+    /// A host's stream ended; its lease runs on.
+    HostDisconnected {
+        /// Which.
+        host: HostId,
+        /// Whether it left on purpose.
+        drained: bool,
+    },
+    /// A host's lease lapsed (`Table::lapse`).
+    HostLapsed {
+        /// Which.
+        host: HostId,
+        /// What it held.
+        commands: Vec<CommandId>,
+    },
+    /// A host came back without commands that it was given (`Announced::lost`): they are lost.
+    CommandsLost {
+        /// Which host.
+        host: HostId,
+        /// Which commands.
+        commands: Vec<CommandId>,
+    },
+    /// Dispatch matched a queued command with a slot.
+    Dispatched {
+        /// Which command.
+        command: CommandKey,
+        /// The slot's host.
+        host: HostId,
+    },
+    /// A host says that a command reached a stage: picked_up or processing.
+    Progress {
+        /// Which host.
+        host: HostId,
+        /// Which command.
+        command: CommandId,
+        /// Which stage.
+        stage: Stage,
+    },
+    /// A host says how a command ended.
+    Result {
+        /// Which host.
+        host: HostId,
+        /// Which command.
+        command: CommandId,
+        /// How it ended.
+        outcome: ResultOutcome,
+        /// From its arrival at the host to its handler's start, in microseconds.
+        wait_us: u64,
+        /// From its handler's start to its end, in microseconds.
+        run_us: u64,
+    },
+    /// A result could not even be read.
+    Refused {
+        /// Which host sent it.
+        host: HostId,
+        /// Why it is refused.
+        reason: Reason,
+        /// What it named.
+        command_id: String,
+    },
+    /// A machine told how it does.
+    Sampled {
+        /// Which host; none for the orchestrator's own machine.
+        host: Option<HostId>,
+        /// The sample.
+        sample: Box<SystemSample>,
+    },
+    /// Time passed: see [`State::next_due`].
+    Tick,
+    /// What lies before an offset is to be trimmed: carry definitions and live transactions that
+    /// have their beginning there.
+    Carry {
+        /// The first offset that stays.
+        before: Offset,
+        /// How many to carry at once, at most.
+        limit: usize,
+    },
+}
+
+/// How a host says that a command ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResultOutcome {
+    /// Its handler succeeded; the result was checked at the edge ([`checked_result`]).
+    Completed(Bytes),
+    /// Its handler failed.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// True: another attempt would fail just so.
+        not_retryable: bool,
+    },
+    /// The host stopped it at its deadline.
+    TimedOut,
+    /// The host stopped it on request.
+    Cancelled,
+}
+
+/// What an input was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Nothing to say.
+    None,
+    /// The workflow is kept.
+    Registered {
+        /// Under this version.
+        version: u32,
+        /// False: this content was the newest already.
+        created: bool,
+    },
+    /// The transaction is there.
+    Started {
+        /// Its id: another than the input's when it existed.
+        id: TransactionId,
+        /// Whether the idempotency key named one that was there already.
+        existing: bool,
+    },
+    /// The cancellation is under way, or was before.
+    Cancelling,
+    /// The command is out: send [`State::outgoing`].
+    Dispatched,
+    /// The command was no longer queued: give the slot back.
+    NotQueued,
+    /// The result counts.
+    ResultAccepted,
+    /// The same result had counted before; acknowledge it again.
+    ResultDuplicate,
+    /// The result counts for nothing.
+    ResultRefused {
+        /// Why: COMMAND_UNKNOWN, LEASE_LAPSED, NOT_LEASE_HOLDER or RESULT_CONFLICT.
+        reason: Reason,
+        /// The same as a sentence.
+        message: String,
+    },
+    /// How many events were carried; as many as the limit: ask again.
+    Carried(usize),
+}
+
+/// Decides on an input, evolves the state at once, and appends what follows to `decided`. `next` is
+/// the offset that the first new event gets. After an error nothing has changed.
+pub fn handle(
+    state: &mut State,
+    input: Input,
+    now: Time,
+    next: Offset,
+    decided: &mut Decided,
+) -> Result<Reply, Problem> {
+    let _ = (state, input, now, next, decided);
+    unimplemented!()
+}

@@ -1,0 +1,2 @@
+//! One stream per worker host.
+pub mod table;
