@@ -1,0 +1,16 @@
+//! What no single crate can promise: stories on real processes and real sockets, one module each.
+
+mod finishes;
+mod parallel_overlaps;
+mod retries;
+mod compensates;
+mod worker_host_dies;
+mod orchestrator_killed;
+mod monitor_down_nobody_notices;
+mod cursor_resumes;
+mod figures;
+mod page_arithmetic;
+mod contracts;
+mod bad_inputs;
+mod config;
+mod up_and_demo;

@@ -1,0 +1,79 @@
+//! Clients that start transactions and remember what was acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use multiagents_client::{Client, Start};
+use tokio::task::JoinSet;
+
+/// A load that goes on until it is stopped.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    clients: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    next_key: AtomicU64,
+    acknowledged: Mutex<BTreeMap<String, String>>,
+}
+
+impl Load {
+    /// `clients` at once, each starting `workflow` again and again. A start that failed is repeated
+    /// with the same key until it is acknowledged: a crash may have swallowed the answer alone.
+    pub fn start(client: &Client, clients: usize, workflow: &str) -> Self {
+        let shared = Arc::new(Shared::default());
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients {
+            let (client, shared) = (client.clone(), shared.clone());
+            let workflow = workflow.to_owned();
+            tasks.spawn(async move {
+                while !shared.stop.load(Ordering::Relaxed) {
+                    let key = format!("key-{}", shared.next_key.fetch_add(1, Ordering::Relaxed));
+                    shared.acknowledge(&client, &workflow, key).await;
+                }
+            });
+        }
+        Self {
+            shared,
+            clients: tasks,
+        }
+    }
+
+    /// How many starts were acknowledged.
+    pub fn count(&self) -> usize {
+        self.shared.acknowledged.lock().expect("no panic").len()
+    }
+
+    /// Ends it, and gives each key with the transaction that was acknowledged for it.
+    pub async fn stop(mut self) -> BTreeMap<String, String> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.expect("a client's task ends well");
+        }
+        self.shared.acknowledged.lock().expect("no panic").clone()
+    }
+}
+
+impl Shared {
+    async fn acknowledge(&self, client: &Client, workflow: &str, key: String) {
+        loop {
+            let input = serde_json::json!({ "data": key });
+            let start = Start::new(workflow).input(&input).expect("an object");
+            match client.begin(start.key(key.clone())).await {
+                Ok(started) => {
+                    let mut acknowledged = self.acknowledged.lock().expect("no panic");
+                    acknowledged.insert(key, started.transaction_id);
+                    return;
+                }
+                Err(error) if error.is_retryable() || error.is_unreachable() => {
+                    crate::wait::a_moment().await;
+                }
+                Err(error) => panic!("{key} was refused: {error}"),
+            }
+        }
+    }
+}
