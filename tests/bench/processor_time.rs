@@ -1,0 +1,24 @@
+//! Processor time of processes, from /proc.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// What these processes have used so far, in user and kernel mode, all threads together.
+pub(crate) fn of(ids: &[u32]) -> Result<Duration> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    let mut ticks = 0;
+    for id in ids {
+        let path = format!("/proc/{id}/stat");
+        let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        // The name, between parentheses, may hold anything; what counts comes after it.
+        let (_, fields) = stat.rsplit_once(") ").with_context(|| path.clone())?;
+        let mut fields = fields.split(' ').skip(11);
+        for _ in 0..2 {
+            ticks += fields.next().context("too few fields")?.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_secs_f64(
+        ticks as f64 / ticks_per_second as f64,
+    ))
+}
