@@ -4,7 +4,7 @@
 //! error, so that a pipe gets the answer alone. Colours only where a terminal shows them.
 
 use std::fmt::Display;
-use std::io::{IsTerminal as _, Write};
+use std::io::{BufWriter, IsTerminal as _, Write};
 
 use serde_json::Value;
 
@@ -55,7 +55,7 @@ impl Output {
             && std::env::var_os("TERM").is_none_or(|value| value != "dumb");
         let width = comfy_table::Table::new().width().map_or(0, usize::from);
         Self {
-            sink: Box::new(std::io::stdout()),
+            sink: Box::new(BufWriter::new(std::io::stdout())),
             json,
             zone: Zone::new(utc),
             terminal,
@@ -79,7 +79,7 @@ impl Output {
 
     /// One line, or several.
     pub(crate) fn line(&mut self, text: impl Display) -> Result<(), Failure> {
-        writeln!(self.sink, "{text}")?;
+        self.sink.write_all(format!("{text}\n").as_bytes())?;
         Ok(self.sink.flush()?)
     }
 
@@ -157,7 +157,7 @@ pub(crate) fn captured(
 
 /// JSON in which no character can move a terminal's cursor or turn its text round. JSON itself
 /// escapes what is below U+0020; the rest can only stand within strings, where \u is the same.
-fn printable(json: &str) -> String {
+pub(crate) fn printable(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {
         let hidden = matches!(

@@ -11,7 +11,7 @@ use crate::Context;
 use crate::commands::status::failure_text;
 use crate::contracts;
 use crate::failure::{Failure, exit};
-use crate::output::{Output, Tone, tone_of};
+use crate::output::{Output, Tone, printable, tone_of};
 use crate::words;
 
 /// What `events` takes.
@@ -114,12 +114,20 @@ fn request(arguments: &Arguments) -> wire::StreamEventsRequest {
 fn print(message: &FeedMessage, output: &mut Output) -> Result<(), Failure> {
     match &message.item {
         FeedItem::Events(events) => {
-            for event in events {
-                if output.json {
-                    output.json_line(&json!({"event": contracts::to_json("Event", event)}))?;
-                } else {
-                    output.line(event_line(event, output))?;
-                }
+            // A message is written at once: a write for each event is what would cost.
+            let lines: Vec<String> = events
+                .iter()
+                .map(|event| {
+                    if output.json {
+                        let json = json!({"event": contracts::to_json("Event", event)});
+                        printable(&json.to_string())
+                    } else {
+                        event_line(event, output)
+                    }
+                })
+                .collect();
+            if !lines.is_empty() {
+                output.line(lines.join("\n"))?;
             }
         }
         FeedItem::Gap(gap) => {
