@@ -127,9 +127,10 @@ impl Services {
     /// Waits until one of them ends by itself, and says which and how.
     pub(crate) async fn any_end(&mut self) -> Failure {
         loop {
-            for service in &mut self.running {
-                match service.child.try_wait() {
-                    Ok(Some(status)) => return ended_by_itself(service, status),
+            for at in 0..self.running.len() {
+                match self.running[at].child.try_wait() {
+                    // What has ended needn't be stopped any more.
+                    Ok(Some(status)) => return ended_by_itself(&self.running.remove(at), status),
                     Ok(None) => {}
                     Err(error) => return Failure::from(error),
                 }
@@ -409,7 +410,8 @@ fn ended_by_itself(service: &Service, status: ExitStatus) -> Failure {
     };
     let mut message = format!("the {} ended with {how}", service.which.title());
     if let Some(log) = &service.log {
-        if let Some(last) = last_line(log) {
+        let last = last_line(log).filter(|_| status.code().is_some());
+        if let Some(last) = last {
             message.push_str(&format!(", saying: {}", words::shown(&last, 600)));
         }
         message.push_str(&format!("; its log is {}", log.display()));

@@ -146,11 +146,12 @@ fn print(services: &Services, began: Instant, output: &mut Output) -> Result<(),
     output.line(format!("  worker host   {worker_host}"))?;
     output.line(format!("  monitor       {monitor}"))?;
     output.blank()?;
-    output.line("Try in another terminal:")?;
+    output
+        .line("Try in another terminal (the demo registers the workflow that is run after it):")?;
     let flags = address_flags(&orchestrator, &monitor);
     for command in [
         "demo",
-        "run simple_monitoring --input '{\"data\":\"hello\"}' --wait   (once the demo has run)",
+        "run simple_monitoring --input '{\"data\":\"hello\"}' --wait",
         "events --follow",
         "workers",
     ] {
