@@ -31,6 +31,8 @@ use crate::worker::table::{Admission, Table};
 const RESULTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long the orchestrator may take to end a stream that this side has closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a drained host listens for commands that crossed with its word that it is draining.
+const CROSSING: Duration = Duration::from_millis(100);
 /// How many handlers' reports are taken at once.
 const REPORTS_AT_ONCE: usize = 256;
 /// A deadline no later than this: the longest timeout of the contract.
@@ -250,11 +252,10 @@ impl Hub {
         responses: &mut Streaming<ConnectResponse>,
     ) -> Result<Departure, Error> {
         let mut reports = Vec::new();
+        let mut leave_at = None;
         loop {
             let to_say = self.has_something_to_say();
-            if !to_say && let Some(departure) = self.departure() {
-                return Ok(departure);
-            }
+            leave_at = self.leave_at(to_say, leave_at);
             tokio::select! {
                 biased;
                 _ = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
@@ -265,7 +266,9 @@ impl Hub {
                     Ok(None) => return Err(self.ended("the orchestrator ended the session")),
                     Err(status) => return Err(self.refused(&status)),
                 },
-                sample = next_sample(&mut self.samples) => self.take_sample(sample),
+                sample = next_sample(&mut self.samples), if self.give_up.is_none() => {
+                    self.take_sample(sample);
+                }
                 () = asked_to_stop(&self.shutdown, self.give_up) => self.begin_draining(),
                 Some(gone) = self.heartbeats.gone.recv() => if gone == session_id {
                     return Err(self.ended("the orchestrator no longer knows the session"));
@@ -281,18 +284,23 @@ impl Hub {
                     }
                     permit.send(self.next_request());
                 }
-                () = until(self.give_up) => {
-                    // Out of time: `departure` above says how it ends, unless something is to be
-                    // said that nobody takes.
-                    if self.give_up.is_some_and(|end| Instant::now() >= end + FAREWELL_TIMEOUT)
-                        || !self.has_something_to_say()
-                    {
-                        return Ok(self.leave());
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                () = until(leave_at) => return Ok(self.leave()),
             }
         }
+    }
+
+    /// When a host that was asked to stop leaves an open session: a moment after it was done, or
+    /// when its time is over and it has said what it has to say, or nobody takes that.
+    fn leave_at(&self, to_say: bool, before: Option<Instant>) -> Option<Instant> {
+        let give_up = self.give_up?;
+        Some(match (to_say, self.table.is_empty()) {
+            (true, _) => give_up + FAREWELL_TIMEOUT,
+            (false, false) => give_up,
+            (false, true) => {
+                let done = Instant::now() + CROSSING;
+                before.map_or(done, |before| before.min(done))
+            }
+        })
     }
 
     fn has_something_to_say(&self) -> bool {

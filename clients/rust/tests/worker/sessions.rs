@@ -149,6 +149,27 @@ async fn a_host_that_is_asked_to_stop_finishes_delivers_and_leaves() {
 }
 
 #[tokio::test]
+async fn a_command_that_crosses_with_the_word_that_the_host_is_draining_is_still_done() {
+    let mut orchestrator = Orchestrator::start().await;
+    let host = Running::start(host(&orchestrator, gated(&open_gate()), 4));
+    let mut session = orchestrator.session().await;
+    // One that is answered, so that the session is surely open.
+    session.command("t/first/do#1", "w", LONG);
+    session.outcome("t/first/do#1").await;
+    session.acknowledge("t/first/do#1");
+    host.shutdown.cancel();
+    while !session.draining {
+        session.message().await.unwrap();
+    }
+    session.command("t/a/do#1", "w", LONG);
+    session.outcome("t/a/do#1").await;
+    session.acknowledge("t/a/do#1");
+    assert!(session.message().await.is_none());
+    drop(session);
+    assert_eq!(host.ended().await.unwrap(), Departure::default());
+}
+
+#[tokio::test]
 async fn a_drain_goes_on_over_a_reconnect() {
     let mut orchestrator = Orchestrator::start().await;
     let host = Running::start(host(&orchestrator, gated(&open_gate()), 4));
