@@ -18,7 +18,7 @@ use crate::words;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  multiagents events --follow
+  multiagents events --follow --from live
   multiagents events --transaction ID
   multiagents events --worker flaky_processor --stage failed --stage timeout
   multiagents events --follow --from CURSOR --json | tee -a events.jsonl
@@ -30,9 +30,9 @@ pub(crate) struct Arguments {
     /// Go on with new events as they happen, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// Where to begin: a cursor, `oldest` or `live`; the default is `oldest`, with --follow `live`
-    #[arg(long, value_name = "CURSOR")]
-    from: Option<String>,
+    /// Where to begin: a cursor, `oldest`, or `live` for new events alone
+    #[arg(long, value_name = "CURSOR", default_value = "oldest")]
+    from: String,
     /// Only of this transaction; can be given several times
     #[arg(long, value_name = "ID")]
     transaction: Vec<String>,
@@ -80,12 +80,10 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u
 }
 
 fn request(arguments: &Arguments) -> wire::StreamEventsRequest {
-    let (cursor, start) = match arguments.from.as_deref() {
-        Some("oldest") => ("", wire::FeedStart::Oldest),
-        Some("live") => ("", wire::FeedStart::Live),
-        Some(cursor) => (cursor, wire::FeedStart::Unspecified),
-        None if arguments.follow => ("", wire::FeedStart::Live),
-        None => ("", wire::FeedStart::Oldest),
+    let (cursor, start) = match arguments.from.as_str() {
+        "oldest" => ("", wire::FeedStart::Oldest),
+        "live" => ("", wire::FeedStart::Live),
+        cursor => (cursor, wire::FeedStart::Unspecified),
     };
     wire::StreamEventsRequest {
         cursor: cursor.to_owned(),

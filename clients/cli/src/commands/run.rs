@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use multiagents_client::{Start, Started};
+use multiagents_client::{Error, Start, Started};
 use proto::wire;
 use serde_json::json;
 
@@ -29,7 +29,8 @@ Examples:
   multiagents run orders --input '{}' --key order-4711 --label team=shop
 
 With --wait the exit code is 0 only if the transaction completed, and 1 if it ended in any other
-way or not in time. With --key the same call again gives the same transaction.")]
+way or not in time; it is 2 when the input is no JSON object. With --key the same call again gives
+the same transaction.")]
 pub(crate) struct Arguments {
     /// The workflow's name
     pub(crate) workflow: String,
@@ -64,7 +65,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u
         .input_json(read_input(&arguments.input)?)
         .key(arguments.key)
         .labels(arguments.label.into_iter().collect());
-    let started = client.begin(start).await?;
+    let started = client.begin(start).await.map_err(refused)?;
     let Some(wait) = arguments.wait else {
         return print_start(started, context);
     };
@@ -74,6 +75,20 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u
     let ended = client.wait_for_end(&started.transaction_id, patience).await;
     spinner.finish_and_clear();
     print_end(&ended?, started.existing, context)
+}
+
+/// An input that is no payload is wrong usage to a script; all else stays a refusal.
+fn refused(error: Error) -> Failure {
+    let in_input = error.reason().starts_with("PAYLOAD_");
+    let failure = Failure::from(error);
+    if !in_input {
+        return failure;
+    }
+    Failure {
+        exit: exit::USAGE,
+        message: format!("--input: {}", failure.message),
+        ..failure
+    }
 }
 
 fn print_start(started: Started, context: &mut Context) -> Result<u8, Failure> {

@@ -148,6 +148,9 @@ impl OrchestratorService for Fake {
             );
             return Err(problem.into());
         }
+        if workflow == "picky" {
+            return Err(Problem::new(Reason::PayloadNotObject, "input is no object").into());
+        }
         Ok(Response::new(wire::ExecuteWorkflowResponse {
             transaction_id: ID.into(),
             transaction: Some(transaction(&workflow)),

@@ -138,6 +138,7 @@ async fn wrong_usage_and_invalid_files_exit_with_2() {
         (&["register", file], "line 3, column 5"),
         (&["register", "/nowhere.yaml"], "No such file"),
         (&["run", "w", "--input", "@/nowhere.json"], "/nowhere.json"),
+        (&["run", "picky", "--input", "[1"], "PAYLOAD_NOT_OBJECT"),
         (&["--orchestrator", "localhost", "list"], "host:port"),
     ] {
         let refused = run(&address, words).await;
@@ -202,7 +203,7 @@ async fn a_reader_that_goes_away_ends_it_quietly() {
 async fn a_cut_feed_goes_on_at_its_cursor_and_an_interrupt_prints_where_to_resume() {
     let fake = Fake::default();
     let address = fake.serve().await;
-    let mut command = command(&address, &["events", "--follow", "--from", "oldest"]);
+    let mut command = command(&address, &["events", "--follow"]);
     let (status, lines, said) = tokio::task::spawn_blocking(move || {
         let mut child = command
             .stdout(Stdio::piped())
