@@ -9,7 +9,7 @@ use crate::id::{CommandId, HostId, StepName, Time, TransactionId, WorkerName, Wo
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
 use crate::wire;
-pub use crate::wire::SystemSample;
+pub use crate::wire::{EventType, SystemSample};
 use crate::workflow::Workflow;
 
 /// Something that happened.
