@@ -69,8 +69,11 @@ impl Feed {
         &self.request.cursor
     }
 
-    /// The next message; None at the end of a feed that was asked to end at the head. An error is
-    /// one that resuming can't mend. May be dropped half-way: nothing is lost.
+    /// The next message; None at the end of a feed that was asked to end at the head. May be dropped
+    /// half-way: nothing is lost.
+    ///
+    /// # Errors
+    /// A refusal that resuming can't mend, or a monitor that was not there from the start.
     pub async fn next(&mut self) -> Result<Option<FeedMessage>, Error> {
         loop {
             if self.ended {
