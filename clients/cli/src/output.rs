@@ -15,6 +15,9 @@ use crate::words::Zone;
 /// How wide lines may be where no terminal says it.
 const WIDTH_DEFAULT: usize = 110;
 
+/// A terminal that says it is narrower than this knows no better, or shows nothing well.
+const WIDTH_MIN: usize = 40;
+
 /// What a mark on a word means; the colour follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -60,7 +63,11 @@ impl Output {
             zone: Zone::new(utc),
             terminal,
             colour: terminal && wanted,
-            width: if width == 0 { WIDTH_DEFAULT } else { width },
+            width: if width < WIDTH_MIN {
+                WIDTH_DEFAULT
+            } else {
+                width
+            },
         }
     }
 

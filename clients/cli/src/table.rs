@@ -68,6 +68,7 @@ impl Table {
         drawn.load_style(NOTHING);
         if output.terminal {
             drawn.set_content_arrangement(ContentArrangement::Dynamic);
+            drawn.set_width(u16::try_from(output.width).unwrap_or(u16::MAX));
         } else {
             drawn.force_no_tty();
         }

@@ -56,6 +56,9 @@ pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
 /// it is up to date.
 pub(crate) fn staleness(as_of: Option<&wire::AsOf>) -> Option<String> {
     let as_of = as_of?;
+    if as_of.sources.is_empty() {
+        return Some("The monitor has heard of no orchestrator yet.".to_owned());
+    }
     let behind: Vec<String> = as_of
         .sources
         .iter()
@@ -113,7 +116,7 @@ mod tests {
             connected: false,
             ..Default::default()
         };
-        let as_of = wire::AsOf {
+        let mut as_of = wire::AsOf {
             sources: vec![source],
             ..Default::default()
         };
@@ -121,7 +124,11 @@ mod tests {
             staleness(Some(&as_of)).as_deref(),
             Some("The monitor is 1 event behind 127.0.0.1:7001 (1.50 s, not connected).")
         );
-        assert_eq!(staleness(Some(&wire::AsOf::default())), None);
+        as_of.sources[0].connected = true;
+        as_of.sources[0].lag_events = 0;
+        assert_eq!(staleness(Some(&as_of)), None);
+        as_of.sources.clear();
+        assert!(staleness(Some(&as_of)).is_some_and(|line| line.contains("no orchestrator")));
     }
 
     #[test]
