@@ -1,12 +1,12 @@
 //! The first demonstration: one transaction's events, while it runs and as its trace.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiagents_client::Start;
 use proto::wire;
 use serde_json::json;
 
-use super::{Stage, average_ms};
+use super::{END_TIMEOUT, Stage, average_ms, no_end};
 use crate::contracts;
 use crate::failure::Failure;
 use crate::words;
@@ -20,6 +20,7 @@ pub(super) async fn show(stage: &mut Stage<'_>) -> Result<(), Failure> {
     stage.heading("🔍 EVENT LIFECYCLE TRACKING DEMO")?;
     let start = Start::new("simple_monitoring").input(&json!({"data": "monitoring_test"}))?;
     let id = stage.client.begin(start).await?.transaction_id;
+    let began = Instant::now();
     let transaction = loop {
         let transaction = stage.client.status(&id).await?;
         let metrics = stage.monitor.event_metrics(Some(WINDOW)).await?;
@@ -31,6 +32,9 @@ pub(super) async fn show(stage: &mut Stage<'_>) -> Result<(), Failure> {
         ))?;
         if words::has_ended(transaction.state) {
             break transaction;
+        }
+        if began.elapsed() > END_TIMEOUT {
+            return Err(no_end(&transaction));
         }
         tokio::time::sleep(INTERVAL).await;
     };

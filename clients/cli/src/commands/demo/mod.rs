@@ -192,12 +192,7 @@ impl Stage<'_> {
                 Failure::refused(format!("a task of the demo broke: {error}"))
             })??;
             if !words::has_ended(transaction.state) {
-                return Err(Failure::refused(format!(
-                    "transaction {} did not end within {}; it is {}",
-                    words::shown(&transaction.transaction_id, 64),
-                    words::span(END_TIMEOUT),
-                    words::transaction_state(transaction.state)
-                )));
+                return Err(no_end(&transaction));
             }
             bar.inc(1);
             ended.push((at, transaction));
@@ -237,6 +232,17 @@ impl Stage<'_> {
         }
         Ok(())
     }
+}
+
+/// Says that a transaction took too long, and where to look.
+fn no_end(transaction: &wire::Transaction) -> Failure {
+    Failure::refused(format!(
+        "transaction {} did not end within {}; it is {}; `multiagents workers` shows whether a \
+         worker host takes its commands",
+        words::shown(&transaction.transaction_id, 64),
+        words::span(END_TIMEOUT),
+        words::transaction_state(transaction.state)
+    ))
 }
 
 /// "10 transactions ended: 7 completed, 3 failed".
