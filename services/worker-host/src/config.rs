@@ -3,14 +3,12 @@
 //!
 //! Reading and checking only; nothing here opens or starts anything.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Parser;
-use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Origin, Sources};
-use serde::Deserialize;
-
-use crate::handlers;
+use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// The commented default file, which is the defaults themselves.
 pub const DEFAULTS: &str = include_str!("../../../config/worker-host.yaml");
@@ -65,16 +63,14 @@ impl Flags {
         ] {
             overrides.extend(value.map(|value| (key.to_owned(), value)));
         }
-        let loaded: Loaded<Config> = kit::config::load(&Sources {
+        kit::config::load(&Sources {
             defaults: DEFAULTS,
             files: self.config.into_iter().collect(),
             variable_prefix: VARIABLE_PREFIX,
             variables,
             overrides,
             ..Sources::default()
-        })?;
-        loaded.value.check()?;
-        Ok(loaded)
+        })
     }
 }
 
@@ -87,18 +83,21 @@ pub struct Config {
     /// Where the orchestrator is.
     pub orchestrator: String,
     /// What this host calls itself; empty: the machine's name and a random part.
+    #[serde(deserialize_with = "host_id")]
     pub host_id: String,
     /// Slots by worker.
-    pub workers: BTreeMap<String, u32>,
+    pub workers: Workers,
     /// How the built-in workers behave.
     pub builtin: Builtin,
     /// How long the end may take.
     pub drain_grace: HumaneDuration,
     /// The largest result.
+    #[serde(deserialize_with = "result_bytes")]
     pub result_bytes_max: ByteCount,
     /// Delays between attempts to connect.
     pub reconnect: Reconnect,
     /// How often the machine is sampled.
+    #[serde(deserialize_with = "pause")]
     pub sample_interval: HumaneDuration,
     /// Who may be listened to and called by.
     pub exposure: kit::Exposure,
@@ -108,6 +107,30 @@ pub struct Config {
     pub logging: kit::logging::Logging,
 }
 
+/// The built-in workers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workers {
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub fast_processor: u32,
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub slow_processor: u32,
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub flaky_processor: u32,
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub cpu_intensive: u32,
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub noop: u32,
+    /// Its slots; 0 doesn't offer it.
+    #[serde(deserialize_with = "slots")]
+    pub echo: u32,
+}
+
 /// See the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +138,7 @@ pub struct Builtin {
     /// Makes randomness repeatable.
     pub seed: Option<u64>,
     /// The part of flaky_processor's commands that fails.
+    #[serde(deserialize_with = "ratio")]
     pub flaky_failure_ratio: f64,
     /// The most rounds of cpu_intensive.
     pub complexity_max: u64,
@@ -125,58 +149,74 @@ pub struct Builtin {
 #[serde(deny_unknown_fields)]
 pub struct Reconnect {
     /// Before the second attempt.
+    #[serde(deserialize_with = "pause")]
     pub delay: HumaneDuration,
     /// However often it failed.
+    #[serde(deserialize_with = "pause")]
     pub delay_max: HumaneDuration,
 }
 
-impl Config {
-    fn check(&self) -> Result<(), ConfigError> {
-        let invalid = |key: &str, message: String| {
-            Err(ConfigError::Invalid {
-                origin: Origin::Flag(key.into()),
-                key: key.to_owned(),
-                message,
-            })
-        };
-        for (name, slots) in &self.workers {
-            let key = format!("workers.{name}");
-            if !handlers::NAMES.contains(&name.as_str()) {
-                let known = handlers::NAMES.join(", ");
-                return invalid(&key, format!("there is no such worker; there are {known}"));
-            }
-            if *slots > 100_000 {
-                return invalid(&key, format!("{slots} slots; at most 100000 are allowed"));
-            }
-        }
-        if self.workers.values().all(|slots| *slots == 0) {
-            return invalid(
-                "workers",
-                "no worker has a slot; give one at least 1".into(),
-            );
-        }
-        if !(0.0..=1.0).contains(&self.builtin.flaky_failure_ratio) {
-            let ratio = self.builtin.flaky_failure_ratio;
-            let message = format!("{ratio} is no ratio; it must be 0 to 1");
-            return invalid("builtin.flaky_failure_ratio", message);
-        }
-        if self.sample_interval.is_zero() {
-            return invalid("sample_interval", "0 would sample without a pause".into());
-        }
-        if self.reconnect.delay.is_zero() {
-            return invalid("reconnect.delay", "0 would dial without a pause".into());
-        }
-        if self.result_bytes_max.0 > 3 * 1024 * 1024 {
-            let message = "at most 3MiB: the orchestrator takes messages up to 4 MiB".into();
-            return invalid("result_bytes_max", message);
-        }
-        if !self.host_id.is_empty()
-            && let Err(problem) = proto::id::check_name("host_id", &self.host_id)
-        {
-            return invalid("host_id", problem.message);
-        }
-        Ok(())
+impl Workers {
+    /// Each worker with its slots, by name.
+    pub fn slots(&self) -> [(&'static str, u32); 6] {
+        [
+            ("cpu_intensive", self.cpu_intensive),
+            ("echo", self.echo),
+            ("fast_processor", self.fast_processor),
+            ("flaky_processor", self.flaky_processor),
+            ("noop", self.noop),
+            ("slow_processor", self.slow_processor),
+        ]
     }
+}
+
+// What a type doesn't say is checked where the value is read, so that the message has its place.
+
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let slots = u32::deserialize(from)?;
+    match slots {
+        0..=100_000 => Ok(slots),
+        _ => Err(D::Error::custom(format!(
+            "{slots} slots; at most 100000 are allowed"
+        ))),
+    }
+}
+
+fn ratio<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let ratio = f64::deserialize(from)?;
+    if (0.0..=1.0).contains(&ratio) {
+        return Ok(ratio);
+    }
+    Err(D::Error::custom(format!("{ratio} must be 0 to 1")))
+}
+
+fn pause<'de, D: Deserializer<'de>>(from: D) -> Result<HumaneDuration, D::Error> {
+    let pause = HumaneDuration::deserialize(from)?;
+    if pause.is_zero() {
+        return Err(D::Error::custom(
+            "0 would go on without a pause; write 1ms or more",
+        ));
+    }
+    Ok(pause)
+}
+
+fn result_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<ByteCount, D::Error> {
+    let bytes = ByteCount::deserialize(from)?;
+    if bytes.0 > 3 * 1024 * 1024 {
+        return Err(D::Error::custom(
+            "at most 3MiB: the orchestrator takes messages up to 4 MiB",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn host_id<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    if !name.is_empty() {
+        proto::id::check_name("host_id", &name)
+            .map_err(|problem| D::Error::custom(problem.message))?;
+    }
+    Ok(name)
 }
 
 #[cfg(test)]
@@ -198,10 +238,7 @@ mod tests {
     #[test]
     fn the_compiled_in_file_offers_every_worker_and_has_the_pages_numbers() {
         let config = load(&[]).expect("the defaults are valid");
-        let offered: Vec<&str> = config.workers.keys().map(String::as_str).collect();
-        let mut names = handlers::NAMES.to_vec();
-        names.sort_unstable();
-        assert_eq!(offered, names);
+        assert!(config.workers.slots().iter().all(|(_, slots)| *slots > 0));
         assert_eq!(config.builtin.flaky_failure_ratio, 0.3);
         assert_eq!(config.builtin.seed, None);
         assert_eq!(config.listen, "127.0.0.1:7002");
@@ -221,14 +258,19 @@ mod tests {
         let config = flags.load(variables).expect("valid").value;
         assert_eq!(config.orchestrator, "127.0.0.1:9");
         assert_eq!(config.builtin.seed, Some(7));
-        assert_eq!(config.workers["noop"], 8);
+        assert_eq!(config.workers.noop, 8);
     }
 
     #[test]
     fn a_wrong_value_is_refused_with_its_key_and_what_would_be_right() {
         for (key, value, says) in [
-            ("workers.fast_procesor", "1", "fast_processor"),
+            (
+                "workers.fast_procesor",
+                "1",
+                "did you mean workers.fast_processor",
+            ),
             ("workers.noop", "-1", "workers.noop"),
+            ("workers.nope", "1", "did you mean workers.noop"),
             ("workers.noop", "200000", "100000"),
             ("builtin.flaky_failure_ratio", "1.5", "0 to 1"),
             ("sample_interval", "0s", "sample_interval"),
@@ -240,11 +282,5 @@ mod tests {
             let error = load(&[(key, value)]).expect_err(key);
             assert!(error.contains(says), "{key}: {error}");
         }
-        let none: Vec<String> = handlers::NAMES
-            .iter()
-            .map(|name| format!("workers.{name}"))
-            .collect();
-        let none: Vec<(&str, &str)> = none.iter().map(|key| (key.as_str(), "0")).collect();
-        assert!(load(&none).expect_err("nothing to do").contains("workers"));
     }
 }

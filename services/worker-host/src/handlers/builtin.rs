@@ -292,17 +292,4 @@ mod tests {
             assert!(failure.message().contains("0 to 1000000"), "{failure}");
         }
     }
-
-    #[test]
-    fn every_name_has_a_worker_and_no_other() {
-        let config = Builtin {
-            seed: Some(1),
-            flaky_failure_ratio: 0.3,
-            complexity_max: 1_000,
-        };
-        for name in crate::handlers::NAMES {
-            assert_eq!(worker(name, &config).unwrap().name(), name);
-        }
-        assert!(worker("other", &config).is_none());
-    }
 }
