@@ -37,8 +37,8 @@ pub fn is_outcome(stage: Stage) -> bool {
 pub fn may_follow(from: Stage, to: Stage) -> bool {
     match from {
         Stage::Unspecified => to == Stage::Queued,
-        // A queued command can be cancelled, or time out with its transaction, before any host had it.
-        Stage::Queued => matches!(to, Stage::Dispatched | Stage::Cancelled),
+        // Before any host had it, a queued command can be cancelled, or fail by its context's size.
+        Stage::Queued => matches!(to, Stage::Dispatched | Stage::Failed | Stage::Cancelled),
         Stage::Dispatched => is_outcome(to) || matches!(to, Stage::PickedUp | Stage::Processing),
         Stage::PickedUp => is_outcome(to) || to == Stage::Processing,
         Stage::Processing => is_outcome(to),

@@ -1,13 +1,575 @@
-//! Commands: stages, deadlines, and which result counts.
+//! Commands: their stages and deadlines, which result counts, and what an outcome leads to.
+
+use std::num::NonZeroI64;
 
 use bytes::Bytes;
-use proto::error::Problem;
 
-use super::ResultOutcome;
+use proto::error::{Problem, Reason, word};
+use proto::event::{Command, CommandEvent, Failure, Kind, Timing};
+use proto::id::{CommandId, HostId, Time};
+use proto::lifecycle::{Stage, is_outcome, may_follow};
+use proto::payload::{self, Payload};
+
+use super::effect::{Effect, Outgoing, OutgoingUndo};
+use super::snapshot::Snapshot;
+use super::step::chance;
+use super::{CommandKey, Reply, ResultOutcome, State, Turn};
+
+/// One attempt at a step or at its undo. Instants are in microseconds; 0 stands for none, on disk as
+/// here.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) attempt: u32,
+    pub(super) undo: bool,
+    pub(super) stage: Stage,
+    pub(super) host: Option<HostId>,
+    pub(super) queued: Time,
+    pub(super) not_before: Option<NonZeroI64>,
+    pub(super) dispatched: Option<NonZeroI64>,
+    pub(super) picked_up: Option<NonZeroI64>,
+    pub(super) processing: Option<NonZeroI64>,
+    pub(super) ended: Option<NonZeroI64>,
+    pub(super) timing: Timing,
+    pub(super) failure: Option<Box<Failure>>,
+}
+
+impl Attempt {
+    pub(super) fn is_open(&self) -> bool {
+        !is_outcome(self.stage)
+    }
+
+    /// Whether a host has it.
+    pub(super) fn is_out(&self) -> bool {
+        self.is_open() && self.stage != Stage::Queued
+    }
+
+    /// How long it took, by the engine's own instants.
+    fn timing_by(&self, now: Time) -> Timing {
+        let began = self.processing.or(self.dispatched).map(time_of);
+        match began {
+            None => Timing {
+                wait_us: now.since_us(self.queued),
+                run_us: 0,
+            },
+            Some(began) => Timing {
+                wait_us: began.since_us(self.queued),
+                run_us: now.since_us(began),
+            },
+        }
+    }
+
+    /// How long it took, by what its host says. What a host can't have measured is cut: neither part
+    /// can be longer than the command was out, or than it was allowed to be.
+    fn timing_told(&self, wait_us: u64, run_us: u64, now: Time, timeout_us: u64) -> Timing {
+        let dispatched = self.dispatched.map_or(self.queued, time_of);
+        let longest = now.since_us(dispatched).max(timeout_us);
+        Timing {
+            wait_us: dispatched.since_us(self.queued) + wait_us.min(longest),
+            run_us: run_us.min(longest),
+        }
+    }
+}
+
+pub(super) fn time_of(micros: NonZeroI64) -> Time {
+    Time(micros.get())
+}
+
+pub(super) fn micros_of(time: Time) -> Option<NonZeroI64> {
+    NonZeroI64::new(time.0)
+}
+
+/// The failure of an attempt that timed out.
+pub(super) fn timeout_failure(timeout_us: u64) -> Failure {
+    Failure {
+        kind: "Timeout".to_owned(),
+        message: format!(
+            "no result within {} s",
+            std::time::Duration::from_micros(timeout_us).as_secs_f64()
+        ),
+        detail: String::new(),
+    }
+}
 
 /// Checks a result at the edge, off the driver: what is no JSON object within the limit fails its
 /// command instead, by the step's retry policy, and the problem says what to acknowledge.
 pub fn checked_result(result: Bytes, bytes_max: usize) -> (ResultOutcome, Option<Problem>) {
-    let _ = (result, bytes_max);
-    unimplemented!()
+    match payload::check("completed_json", &result, bytes_max) {
+        Ok(()) => (ResultOutcome::Completed(result), None),
+        Err(problem) => {
+            let kind = match problem.reason {
+                Reason::PayloadTooLarge => "PayloadTooLarge",
+                _ => "InvalidResult",
+            };
+            let failure = Failure {
+                kind: kind.to_owned(),
+                message: problem.message.clone(),
+                detail: String::new(),
+            };
+            let outcome = ResultOutcome::Failed {
+                failure,
+                not_retryable: false,
+            };
+            (outcome, Some(problem))
+        }
+    }
+}
+
+/// What a result is worth.
+enum Verdict {
+    Counts,
+    Duplicate,
+    Refused(Reason),
+}
+
+/// What an attempt says to a result.
+fn judge(
+    host: &HostId,
+    outcome: &ResultOutcome,
+    stage: Stage,
+    holder: Option<&HostId>,
+    result: Option<&Payload>,
+    failure: Option<&Failure>,
+) -> Verdict {
+    if holder != Some(host) {
+        return Verdict::Refused(Reason::NotLeaseHolder);
+    }
+    let same = |same: bool| match same {
+        true => Verdict::Duplicate,
+        false => Verdict::Refused(Reason::ResultConflict),
+    };
+    match stage {
+        Stage::Dispatched | Stage::PickedUp | Stage::Processing => Verdict::Counts,
+        Stage::Completed => same(match (outcome, result) {
+            (ResultOutcome::Completed(told), Some(Payload::Held(known))) => told == known,
+            // An undo's result isn't kept; nor are the bytes where only the size is at hand.
+            (ResultOutcome::Completed(_), None) => true,
+            (ResultOutcome::Completed(told), Some(Payload::Absent(size))) => {
+                told.len() as u64 == *size
+            }
+            _ => false,
+        }),
+        Stage::Failed => same(match outcome {
+            ResultOutcome::Failed { failure: told, .. } => Some(told) == failure,
+            ResultOutcome::Cancelled => failure == Some(&unasked()),
+            ResultOutcome::Completed(_) | ResultOutcome::TimedOut => false,
+        }),
+        Stage::Timeout => match outcome {
+            ResultOutcome::TimedOut => Verdict::Duplicate,
+            _ => Verdict::Refused(Reason::LeaseLapsed),
+        },
+        Stage::Lost => Verdict::Refused(Reason::LeaseLapsed),
+        Stage::Cancelled => same(matches!(outcome, ResultOutcome::Cancelled)),
+        Stage::Queued | Stage::Unspecified => Verdict::Refused(Reason::NotLeaseHolder),
+    }
+}
+
+/// A host that stops a command nobody asked it to stop has failed it.
+fn unasked() -> Failure {
+    Failure {
+        kind: "Cancelled".to_owned(),
+        message: "the host stopped the command without being asked to".to_owned(),
+        detail: String::new(),
+    }
+}
+
+fn refused(reason: Reason) -> Reply {
+    let message = match reason {
+        Reason::NotLeaseHolder => "another host has the command, or none yet; drop the result",
+        Reason::LeaseLapsed => {
+            "the lease lapsed or the deadline passed before the result came; drop it"
+        }
+        Reason::ResultConflict => "another result was recorded before; drop this one",
+        _ => "nobody knows the command, or its transaction has left; drop the result",
+    };
+    Reply::ResultRefused {
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+/// What the result of a transaction that has left memory is answered, by its row. None: it counts for
+/// nothing and `Input::Result` says so.
+pub fn is_duplicate(
+    ended: &Snapshot,
+    host: &HostId,
+    command: &CommandId,
+    outcome: &ResultOutcome,
+) -> bool {
+    let known = (ended.carried.steps.iter())
+        .find(|step| step.step == command.step)
+        .and_then(|step| {
+            let wanted = |known: &&proto::event::CarriedCommand| {
+                known.attempt == command.attempt && known.undo == command.undo
+            };
+            Some((step, step.commands.iter().find(wanted)?))
+        });
+    known.is_some_and(|(step, known)| {
+        let verdict = judge(
+            host,
+            outcome,
+            known.stage,
+            known.host.as_ref(),
+            step.result.as_ref().filter(|_| !known.undo),
+            known.failure.as_ref(),
+        );
+        matches!(verdict, Verdict::Duplicate)
+    })
+}
+
+/// An outcome on its way to its event.
+pub(super) enum Outcome {
+    Completed(Bytes),
+    Failed {
+        failure: Failure,
+        not_retryable: bool,
+    },
+    TimedOut,
+    Lost,
+    Cancelled,
+}
+
+impl State {
+    /// A dispatched command as its host receives it.
+    pub fn outgoing(&self, command: &CommandKey) -> Option<Outgoing> {
+        let transaction = &self.transactions[self.slot(&command.transaction)?];
+        let attempt = transaction
+            .step(command.step)?
+            .attempt(command.attempt, command.undo)?;
+        if !attempt.is_out() {
+            return None;
+        }
+        let mut context = Vec::new();
+        transaction.for_each_piece(command.step, |piece| context.push(piece.bytes()));
+        let undo = command.undo.then(|| OutgoingUndo {
+            result: transaction.result_for_undo(command.step),
+            failure: transaction
+                .failing
+                .as_ref()
+                .map_or_else(Failure::default, |failing| failing.failure.clone()),
+        });
+        let step = &transaction.definition.workflow.steps[command.step as usize];
+        Some(Outgoing {
+            id: self.command_id(command)?,
+            worker: self.worker_of(transaction, *command),
+            workflow: transaction.workflow().clone(),
+            context,
+            timeout_us: super::state::timeout_us(step, command.undo),
+            undo,
+            trace_parent: transaction
+                .extras
+                .as_ref()
+                .map_or_else(String::new, |extras| extras.trace_parent.clone()),
+        })
+    }
+}
+
+impl Turn<'_> {
+    pub(super) fn dispatched(&mut self, command: CommandKey, host: HostId) -> Reply {
+        let Some(slot) = self.state.slot(&command.transaction) else {
+            return Reply::NotQueued;
+        };
+        if !self.state.is_queued(&command) {
+            return Reply::NotQueued;
+        }
+        self.emit_command(slot, command, Some(host), CommandEvent::Dispatched);
+        self.touch(slot);
+        Reply::Dispatched
+    }
+
+    pub(super) fn progress(&mut self, host: &HostId, command: &CommandId, stage: Stage) {
+        if !self.state.limits.observing_events {
+            return;
+        }
+        let what = match stage {
+            Stage::PickedUp => CommandEvent::PickedUp,
+            Stage::Processing => CommandEvent::Processing,
+            _ => return,
+        };
+        let Some((slot, key)) = self.state.out_at(host, command) else {
+            return;
+        };
+        let known = self.state.attempt(slot, &key);
+        if known.is_some_and(|attempt| may_follow(attempt.stage, stage)) {
+            self.emit_command(slot, key, Some(host.clone()), what);
+            self.touch(slot);
+        }
+    }
+
+    pub(super) fn result(
+        &mut self,
+        host: HostId,
+        command: &CommandId,
+        outcome: ResultOutcome,
+        wait_us: u64,
+        run_us: u64,
+    ) -> Reply {
+        let (slot, key) = match self.state.find_command(command) {
+            Some(found) => found,
+            None => return self.refuse(host, command, Reason::CommandUnknown),
+        };
+        let transaction = &self.state.transactions[slot];
+        let step = transaction.step(key.step);
+        let Some(attempt) = self.state.attempt(slot, &key) else {
+            // One that was forgotten since is as late as one whose deadline passed.
+            let forgotten = step
+                .and_then(|step| step.attempts.iter().find(|known| known.undo == key.undo))
+                .is_some_and(|oldest| key.attempt < oldest.attempt);
+            let reason = match forgotten {
+                true => Reason::LeaseLapsed,
+                false => Reason::CommandUnknown,
+            };
+            return self.refuse(host, command, reason);
+        };
+        let verdict = judge(
+            &host,
+            &outcome,
+            attempt.stage,
+            attempt.host.as_ref(),
+            step.and_then(|step| step.result.as_ref())
+                .filter(|_| !key.undo),
+            attempt.failure.as_deref(),
+        );
+        match verdict {
+            Verdict::Duplicate => return Reply::ResultDuplicate,
+            Verdict::Refused(reason) => return self.refuse(host, command, reason),
+            Verdict::Counts => {}
+        }
+        let definition = &transaction.definition.workflow.steps[key.step as usize];
+        let timeout_us = super::state::timeout_us(definition, key.undo);
+        let timing = attempt.timing_told(wait_us, run_us, self.now, timeout_us);
+        let asked = transaction.stopping() && !key.undo;
+        let outcome = match outcome {
+            ResultOutcome::Completed(result) => Outcome::Completed(result),
+            ResultOutcome::Failed {
+                failure,
+                not_retryable,
+            } => Outcome::Failed {
+                failure,
+                not_retryable,
+            },
+            ResultOutcome::TimedOut => Outcome::TimedOut,
+            ResultOutcome::Cancelled if asked => Outcome::Cancelled,
+            ResultOutcome::Cancelled => Outcome::Failed {
+                failure: unasked(),
+                not_retryable: false,
+            },
+        };
+        self.settle(slot, key, outcome, Some(timing));
+        Reply::ResultAccepted
+    }
+
+    fn refuse(&mut self, host: HostId, command: &CommandId, reason: Reason) -> Reply {
+        self.emit(Kind::ResultRefused {
+            host,
+            reason: word(reason).to_owned(),
+            command_id: command.to_string(),
+        });
+        refused(reason)
+    }
+
+    /// Commands that a host no longer has; those that it doesn't have by the engine's knowledge are
+    /// passed over.
+    pub(super) fn lost(&mut self, host: &HostId, commands: &[CommandId]) {
+        for command in commands {
+            if let Some((slot, key)) = self.state.out_at(host, command) {
+                self.settle(slot, key, Outcome::Lost, None);
+            }
+        }
+    }
+
+    /// What a timer of a command means: the delay of its retry is over, or its deadline passed.
+    pub(super) fn fired(&mut self, slot: usize, step: u32) {
+        let transaction = &self.state.transactions[slot];
+        let Some(attempt) = transaction
+            .step(step)
+            .and_then(|record| record.open_attempt())
+        else {
+            return;
+        };
+        let key = CommandKey {
+            transaction: transaction.id,
+            step,
+            attempt: attempt.attempt,
+            undo: attempt.undo,
+        };
+        if attempt.stage == Stage::Queued {
+            let worker = self.state.worker(slot, key);
+            self.decided.effects.push(Effect::Enqueue {
+                command: key,
+                worker,
+            });
+            return;
+        }
+        // The host stops it by itself at about the same time; telling it costs little and helps
+        // where its clock or its handler doesn't.
+        if let (Some(host), Some(command)) = (attempt.host.clone(), self.state.command_id(&key)) {
+            self.decided.effects.push(Effect::Cancel { command, host });
+        }
+        self.settle(slot, key, Outcome::TimedOut, None);
+    }
+
+    /// Cancels a step's open command while it waits; tells its host to stop it once it is out.
+    pub(super) fn stop_command(&mut self, slot: usize, step: u32) {
+        let transaction = &self.state.transactions[slot];
+        let Some(attempt) = transaction
+            .step(step)
+            .and_then(|record| record.open_attempt())
+        else {
+            return;
+        };
+        let key = CommandKey {
+            transaction: transaction.id,
+            step,
+            attempt: attempt.attempt,
+            undo: attempt.undo,
+        };
+        match attempt.host.clone() {
+            None => {
+                let timing = attempt.timing_by(self.now);
+                self.emit_command(slot, key, None, CommandEvent::Cancelled { timing });
+                let worker = self.state.worker(slot, key);
+                self.decided.effects.push(Effect::Withdraw {
+                    command: key,
+                    worker,
+                });
+            }
+            Some(host) => {
+                if let Some(command) = self.state.command_id(&key) {
+                    self.decided.effects.push(Effect::Cancel { command, host });
+                }
+            }
+        }
+    }
+
+    /// Records the outcome of a command that is out, and what follows from it. `timing` is what its
+    /// host told; without, the engine's own instants count.
+    fn settle(&mut self, slot: usize, key: CommandKey, outcome: Outcome, timing: Option<Timing>) {
+        let transaction = &self.state.transactions[slot];
+        let Some(record) = transaction.step(key.step) else {
+            return;
+        };
+        let Some(attempt) = record.attempt(key.attempt, key.undo) else {
+            return;
+        };
+        let timing = timing.unwrap_or_else(|| attempt.timing_by(self.now));
+        let host = attempt.host.clone();
+        let (failures, losses) = if key.undo {
+            (record.undo_failures + 1, record.undo_losses + 1)
+        } else {
+            (record.failures + 1, record.losses + 1)
+        };
+        let Some(retry) = transaction.retry(key.step, key.undo) else {
+            return;
+        };
+        // A stopping transaction tries nothing again but its undoing.
+        let goes_on = key.undo || !transaction.stopping();
+        let again = goes_on && failures < retry.attempts;
+        let mut delay_us = None;
+        let mut retried = |again: bool| {
+            if again {
+                delay_us = Some(retry.delay_us(failures, chance(&key)));
+            }
+            again
+        };
+        let what = match outcome {
+            Outcome::Completed(result) => CommandEvent::Completed {
+                result: Payload::Held(result),
+                timing,
+            },
+            Outcome::Failed {
+                failure,
+                not_retryable,
+            } => CommandEvent::Failed {
+                failure,
+                retried: retried(again && !not_retryable),
+                timing,
+            },
+            Outcome::TimedOut => CommandEvent::TimedOut {
+                retried: retried(again),
+                timing,
+            },
+            Outcome::Lost if goes_on && losses < retry.max_deliveries => {
+                // The handler isn't to blame: another host gets it at once.
+                delay_us = Some(0);
+                CommandEvent::Lost {
+                    failure: None,
+                    timing,
+                }
+            }
+            Outcome::Lost => CommandEvent::Lost {
+                failure: Some(lost_for_good(
+                    losses,
+                    goes_on && retry.max_deliveries > 1,
+                    host.as_ref(),
+                )),
+                timing,
+            },
+            Outcome::Cancelled => CommandEvent::Cancelled { timing },
+        };
+        self.emit_command(slot, key, host, what);
+        self.follow(slot, key, delay_us);
+        self.touch(slot);
+    }
+
+    /// What comes after an outcome: another attempt, the next undo, or the way on.
+    fn follow(&mut self, slot: usize, key: CommandKey, delay_us: Option<u64>) {
+        if let Some(delay_us) = delay_us {
+            // The context fitted the attempt before, so it fits this one.
+            let _ = self.queue(slot, key.step, key.undo, delay_us);
+            return;
+        }
+        if !key.undo {
+            return self.proceed(slot, key.step);
+        }
+        let attempt = self.state.attempt(slot, &key);
+        match attempt.and_then(|attempt| attempt.failure.as_deref().cloned()) {
+            None => self.undo_next(slot),
+            Some(failure) => self.undo_failed(slot, key.step, failure),
+        }
+    }
+
+    /// Emits an event of a command.
+    pub(super) fn emit_command(
+        &mut self,
+        slot: usize,
+        key: CommandKey,
+        host: Option<HostId>,
+        what: CommandEvent,
+    ) {
+        let transaction = &self.state.transactions[slot];
+        let step = &transaction.definition.workflow.steps[key.step as usize];
+        let command = Command {
+            step: step.name.clone(),
+            worker: self.state.worker_of(transaction, key),
+            attempt: key.attempt,
+            undo: key.undo,
+            host,
+        };
+        self.emit(Kind::Command {
+            id: transaction.id,
+            workflow: transaction.workflow().clone(),
+            command,
+            what,
+        });
+    }
+}
+
+/// Why a lost command is not delivered again.
+fn lost_for_good(losses: u32, poison: bool, host: Option<&HostId>) -> Failure {
+    let host = host.map_or("?", HostId::as_str);
+    let (kind, message) = if poison {
+        let message = format!(
+            "{losses} hosts were lost while they had the command, the last one \"{host}\": the \
+             command itself may bring them down"
+        );
+        ("Poison", message)
+    } else {
+        let message = format!("host \"{host}\" was lost while it had the command");
+        ("HostLost", message)
+    };
+    Failure {
+        kind: kind.to_owned(),
+        message,
+        detail: String::new(),
+    }
 }

@@ -1,1 +1,345 @@
-//! To come.
+//! How an event changes the state. Live and replay are this one code: it decides nothing, and what
+//! doesn't fit (an event of a transaction whose beginning was trimmed) changes nothing.
+
+use std::num::NonZeroI64;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use proto::error::{Problem, Reason};
+use proto::event::{Command, CommandEvent, Event, Failure, HostEvent, Kind, TransactionEvent};
+use proto::id::{StepName, Time, TransactionId, WorkflowName};
+use proto::lifecycle::{Stage, StepState, TransactionState, is_outcome, stage, state_after};
+use proto::payload::Payload;
+use proto::workflow::OnFailure;
+
+use super::command::{Attempt, micros_of, timeout_failure};
+use super::snapshot::Snapshot;
+use super::state::timeout_us;
+use super::transaction::{Failing, Transaction};
+use super::{Offset, State};
+
+impl State {
+    /// Applies an event: what [`super::handle`] decided, or what the log holds.
+    pub fn evolve(&mut self, offset: Offset, event: &Event) {
+        let time = event.time;
+        match &event.kind {
+            Kind::OrchestratorStarted { .. } => self.reopened(time),
+            Kind::WorkflowRegistered(workflow) => self.catalogue.keep(workflow, offset),
+            Kind::Transaction { id, workflow, what } => {
+                self.evolve_transaction(offset, time, *id, workflow, what);
+            }
+            Kind::Command {
+                id, command, what, ..
+            } => self.evolve_command(offset, time, id, command, what),
+            Kind::Host { host, what } => match what {
+                HostEvent::Connected { .. } => {
+                    self.hosts.insert(host.clone());
+                }
+                HostEvent::Disconnected { drained: true } | HostEvent::Lost => {
+                    self.hosts.remove(host);
+                }
+                HostEvent::Disconnected { drained: false } | HostEvent::Draining => {}
+            },
+            Kind::ResultRefused { .. } | Kind::SystemSampled { .. } => {}
+        }
+    }
+
+    /// As [`State::evolve`] for an event read from the log: refuses one that needs a definition which
+    /// isn't there, and copies payloads out of the batch that they are a slice of.
+    pub fn replay(&mut self, offset: Offset, mut event: Event) -> Result<(), Problem> {
+        if let Kind::Transaction { id, workflow, what } = &mut event.kind {
+            let version = match what {
+                TransactionEvent::Started(start) => {
+                    detach(&mut start.input);
+                    start.version
+                }
+                TransactionEvent::Carried(carried) => {
+                    detach(&mut carried.start.input);
+                    let results = carried.steps.iter_mut();
+                    results
+                        .filter_map(|step| step.result.as_mut())
+                        .for_each(detach);
+                    carried.start.version
+                }
+                _ => 0,
+            };
+            if version != 0 && self.catalogue.find(workflow, version).is_none() {
+                return Err(Problem::new(
+                    Reason::LogDamaged,
+                    format!(
+                        "event {offset} belongs to transaction {id} of workflow \"{workflow}\" version \
+                         {version}, whose registration is not in the log before it"
+                    ),
+                ));
+            }
+        }
+        if let Kind::Command {
+            what: CommandEvent::Completed { result, .. },
+            ..
+        } = &mut event.kind
+        {
+            detach(result);
+        }
+        self.evolve(offset, &event);
+        Ok(())
+    }
+
+    fn evolve_transaction(
+        &mut self,
+        offset: Offset,
+        time: Time,
+        id: TransactionId,
+        workflow: &WorkflowName,
+        what: &TransactionEvent,
+    ) {
+        match what {
+            TransactionEvent::Started(start) => {
+                let Some(definition) = self.catalogue.find(workflow, start.version) else {
+                    return;
+                };
+                let definition = Arc::clone(definition);
+                self.insert(Transaction::new(id, definition, start, time, offset));
+                return;
+            }
+            TransactionEvent::Carried(carried) if self.slot(&id).is_none() => {
+                let Some(definition) = self.catalogue.find(workflow, carried.start.version) else {
+                    return;
+                };
+                let snapshot = Snapshot {
+                    workflow: Arc::clone(&definition.workflow),
+                    carried: carried.as_ref().clone(),
+                    first_offset: offset,
+                    updated: time,
+                };
+                self.restore(id, snapshot);
+                return;
+            }
+            _ => {}
+        }
+        let Some(slot) = self.slot(&id) else { return };
+        let transaction = &mut self.transactions[slot];
+        transaction.updated = time;
+        if let Some(state) = state_after(what) {
+            transaction.state = state;
+        }
+        match what {
+            TransactionEvent::CancelRequested(cancel) => {
+                transaction.cancel = Some(Box::new(cancel.clone()));
+            }
+            TransactionEvent::CompensationStarted {
+                failure,
+                failed_step,
+            }
+            | TransactionEvent::Failed {
+                failure,
+                failed_step,
+                ..
+            } => {
+                let (failure, step) = (failure.clone(), failed_step.clone());
+                transaction.failing = Some(Box::new(Failing { failure, step }));
+            }
+            TransactionEvent::Cancelled => transaction.failing = None,
+            // It is the very state that is carried.
+            TransactionEvent::Carried(_) => transaction.first_offset = offset,
+            TransactionEvent::Started(_)
+            | TransactionEvent::Completed { .. }
+            | TransactionEvent::Compensated => {}
+        }
+    }
+
+    fn evolve_command(
+        &mut self,
+        offset: Offset,
+        time: Time,
+        id: &TransactionId,
+        command: &Command,
+        what: &CommandEvent,
+    ) {
+        let Some(slot) = self.slot(id) else { return };
+        let transaction = &mut self.transactions[slot];
+        let Some(step) = transaction.definition.step_index(command.step.as_str()) else {
+            return;
+        };
+        transaction.updated = time;
+        if let CommandEvent::Queued { delay_us } = what {
+            return self.evolve_queued(slot, time, step, command, *delay_us);
+        }
+        let timer = self.timer(slot, step);
+        let transaction = &mut self.transactions[slot];
+        let attempt = (transaction.step_mut(step))
+            .and_then(|record| record.attempt_mut(command.attempt, command.undo))
+            .filter(|attempt| attempt.is_open());
+        let Some(attempt) = attempt else { return };
+        let left_queue = attempt.stage == Stage::Queued;
+        attempt.stage = stage(what);
+        let ended = is_outcome(attempt.stage);
+        match what {
+            CommandEvent::Dispatched => {
+                attempt.host.clone_from(&command.host);
+                attempt.dispatched = micros_of(time);
+                if transaction.state == TransactionState::Pending {
+                    transaction.state = TransactionState::Running;
+                }
+            }
+            CommandEvent::PickedUp => attempt.picked_up = micros_of(time),
+            CommandEvent::Processing => attempt.processing = micros_of(time),
+            CommandEvent::Queued { .. } => {}
+            CommandEvent::Completed { .. }
+            | CommandEvent::Failed { .. }
+            | CommandEvent::TimedOut { .. }
+            | CommandEvent::Lost { .. }
+            | CommandEvent::Cancelled { .. } => {
+                attempt.ended = micros_of(time);
+                attempt.timing = proto::convert::timing(what).unwrap_or_default();
+                transaction.open = transaction.open.saturating_sub(1);
+                transaction.ended(offset, step, command.undo, what);
+            }
+        }
+        if left_queue {
+            self.left_queue(&command.worker);
+        }
+        if left_queue || ended {
+            timer.iter().for_each(|timer| self.timers.clear(timer));
+        }
+        if left_queue && !ended {
+            let deadline = self.timer(slot, step);
+            deadline
+                .into_iter()
+                .for_each(|timer| self.timers.set(timer));
+        }
+    }
+
+    fn evolve_queued(
+        &mut self,
+        slot: usize,
+        time: Time,
+        step: u32,
+        command: &Command,
+        delay_us: u64,
+    ) {
+        let kept = self.limits.max_attempts_kept;
+        let transaction = &mut self.transactions[slot];
+        transaction.open += 1;
+        let record = transaction.step_begun(step);
+        if command.undo {
+            record.state = StepState::Compensating;
+        }
+        record.attempts.push(Attempt {
+            attempt: command.attempt,
+            undo: command.undo,
+            stage: Stage::Queued,
+            host: None,
+            queued: time,
+            not_before: (delay_us > 0)
+                .then(|| NonZeroI64::new(time.after_us(delay_us).0))
+                .flatten(),
+            dispatched: None,
+            picked_up: None,
+            processing: None,
+            ended: None,
+            timing: proto::event::Timing::default(),
+            failure: None,
+        });
+        record.trim(command.undo, kept);
+        self.joined_queue(&command.worker);
+        if delay_us > 0 {
+            let delay = self.timer(slot, step);
+            delay.into_iter().for_each(|timer| self.timers.set(timer));
+        }
+    }
+}
+
+impl Transaction {
+    /// What the outcome of a step's attempt, or of its undo's, makes of the step.
+    fn ended(&mut self, offset: Offset, step: u32, undo: bool, what: &CommandEvent) {
+        let definition = Arc::clone(&self.definition);
+        let defined = &definition.workflow.steps[step as usize];
+        let Some(record) = self.step_mut(step) else {
+            return;
+        };
+        let (failures, losses) = match undo {
+            true => (&mut record.undo_failures, &mut record.undo_losses),
+            false => (&mut record.failures, &mut record.losses),
+        };
+        // The failure of the attempt, and whether it is the step's for good.
+        let (failure, last): (Option<Failure>, bool) = match what {
+            CommandEvent::Completed { result, .. } => {
+                if undo {
+                    record.state = StepState::Compensated;
+                } else {
+                    record.state = StepState::Completed;
+                    record.result = Some(result.clone());
+                    record.completed_offset = offset;
+                    self.done += 1;
+                }
+                return;
+            }
+            CommandEvent::Cancelled { .. } => {
+                record.state = StepState::Cancelled;
+                return;
+            }
+            CommandEvent::Failed {
+                failure, retried, ..
+            } => {
+                *failures += 1;
+                (Some(failure.clone()), !retried)
+            }
+            CommandEvent::TimedOut { retried, .. } => {
+                *failures += 1;
+                (Some(timeout_failure(timeout_us(defined, undo))), !retried)
+            }
+            CommandEvent::Lost { failure, .. } => {
+                *losses += 1;
+                (failure.clone(), failure.is_some())
+            }
+            CommandEvent::Queued { .. }
+            | CommandEvent::Dispatched
+            | CommandEvent::PickedUp
+            | CommandEvent::Processing => return,
+        };
+        let unknown = matches!(
+            what,
+            CommandEvent::TimedOut { .. } | CommandEvent::Lost { .. }
+        );
+        if unknown && !undo && defined.compensate_unknown {
+            record.completed_offset = offset;
+        }
+        if let Some(attempt) = record.attempts.last_mut() {
+            attempt.failure = failure.clone().map(Box::new);
+        }
+        if !last {
+            return;
+        }
+        if undo {
+            record.state = StepState::CompensationFailed;
+            return;
+        }
+        record.state = StepState::Failed;
+        self.failed_for_good(defined.on_failure, &defined.name, failure);
+    }
+
+    /// The first step that fails for good stops its transaction, unless it is to be passed over.
+    fn failed_for_good(
+        &mut self,
+        on_failure: OnFailure,
+        step: &StepName,
+        failure: Option<Failure>,
+    ) {
+        if on_failure == OnFailure::Continue {
+            self.done += 1;
+        } else if !self.stopping() {
+            self.failing = Some(Box::new(Failing {
+                failure: failure.unwrap_or_default(),
+                step: Some(step.clone()),
+            }));
+        }
+    }
+}
+
+/// A payload on its own: a slice would keep its whole batch in memory.
+fn detach(payload: &mut Payload) {
+    if let Payload::Held(bytes) = payload {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+}

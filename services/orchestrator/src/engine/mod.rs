@@ -27,15 +27,19 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use proto::error::{Problem, Reason};
-use proto::event::{Cancel, Failure, Start, SystemSample};
+use proto::error::{Problem, Reason, word};
+use proto::event::{
+    Cancel, Event, Failure, HostEvent, Kind, Start, SystemSample, TransactionEvent,
+};
 use proto::id::{CommandId, HostId, Time, TransactionId, WorkerName, WorkflowName};
-use proto::lifecycle::Stage;
+use proto::lifecycle::{Stage, is_end};
 use proto::workflow::Workflow;
 
-pub use command::checked_result;
+pub use command::{checked_result, is_duplicate};
 pub use effect::{Decided, Effect, Outgoing, OutgoingUndo};
 pub use snapshot::{Snapshot, absent_step_state};
 pub use state::State;
@@ -292,6 +296,157 @@ pub fn handle(
     next: Offset,
     decided: &mut Decided,
 ) -> Result<Reply, Problem> {
-    let _ = (state, input, now, next, decided);
-    unimplemented!()
+    let mut turn = Turn {
+        state,
+        now,
+        next,
+        decided,
+    };
+    match input {
+        Input::Start {
+            id,
+            workflow,
+            version,
+            start,
+            ended,
+        } => turn.start(id, &workflow, version, start, ended),
+        Input::Cancel { id, cancel } => turn.cancel(&id, cancel),
+        Input::Register { workflow } => Ok(turn.register(*workflow)),
+        Input::Dispatched { command, host } => Ok(turn.dispatched(command, host)),
+        Input::Result {
+            host,
+            command,
+            outcome,
+            wait_us,
+            run_us,
+        } => Ok(turn.result(host, &command, outcome, wait_us, run_us)),
+        Input::Carry { before, limit } => Ok(turn.carry(before, limit)),
+        other => {
+            turn.observe(other);
+            Ok(Reply::None)
+        }
+    }
+}
+
+/// One input on its way: what it leads to is applied as soon as it is decided.
+struct Turn<'a> {
+    state: &'a mut State,
+    now: Time,
+    next: Offset,
+    decided: &'a mut Decided,
+}
+
+impl Turn<'_> {
+    /// Records that something happened.
+    fn emit(&mut self, kind: Kind) {
+        let event = Event {
+            time: self.now,
+            kind,
+        };
+        self.state.evolve(self.next, &event);
+        self.next += 1;
+        self.decided.events.push(event);
+    }
+
+    fn register(&mut self, mut workflow: Workflow) -> Reply {
+        let (version, created) = self.state.preview(&workflow);
+        if created {
+            workflow.version = version;
+            self.emit(Kind::WorkflowRegistered(Arc::new(workflow)));
+        }
+        Reply::Registered { version, created }
+    }
+
+    /// Definitions first, so that a reader of what is left knows them when the transactions come.
+    fn carry(&mut self, before: Offset, limit: usize) -> Reply {
+        let old = |(_, offset): &(&Arc<Workflow>, Offset)| *offset < before;
+        let workflows: Vec<_> = (self.state.definitions().filter(old).take(limit))
+            .map(|(workflow, _)| Arc::clone(workflow))
+            .collect();
+        let mut count = workflows.len();
+        for workflow in workflows {
+            self.emit(Kind::WorkflowRegistered(workflow));
+        }
+        let mut slots: Vec<(Offset, usize)> = (self.state.transactions.iter())
+            .filter(|(_, transaction)| {
+                transaction.first_offset < before && !is_end(transaction.state)
+            })
+            .map(|(slot, transaction)| (transaction.first_offset, slot))
+            .collect();
+        slots.sort_unstable();
+        for (_, slot) in slots.into_iter().take(limit - count) {
+            let carried = Box::new(self.state.transactions[slot].carried());
+            self.emit_of(slot, TransactionEvent::Carried(carried));
+            self.touch(slot);
+            count += 1;
+        }
+        Reply::Carried(count)
+    }
+
+    /// What is answered with nothing.
+    fn observe(&mut self, input: Input) {
+        let of_host = |host, what| Kind::Host { host, what };
+        match input {
+            Input::Opened { version, epoch } => {
+                self.emit(Kind::OrchestratorStarted { version, epoch });
+            }
+            Input::HostConnected {
+                host,
+                workers,
+                machine,
+                version,
+                lease_us,
+            } => {
+                let what = HostEvent::Connected {
+                    workers,
+                    machine,
+                    version,
+                    lease_us,
+                };
+                self.emit(of_host(host, what));
+            }
+            Input::HostDraining { host } => self.emit(of_host(host, HostEvent::Draining)),
+            Input::HostDisconnected { host, drained } => {
+                self.emit(of_host(host, HostEvent::Disconnected { drained }));
+            }
+            Input::HostLapsed { host, commands } => {
+                self.emit(of_host(host.clone(), HostEvent::Lost));
+                self.lost(&host, &commands);
+            }
+            Input::CommandsLost { host, commands } => self.lost(&host, &commands),
+            Input::Progress {
+                host,
+                command,
+                stage,
+            } => self.progress(&host, &command, stage),
+            Input::Refused {
+                host,
+                reason,
+                command_id,
+            } => self.emit(Kind::ResultRefused {
+                host,
+                reason: word(reason).to_owned(),
+                command_id,
+            }),
+            Input::Sampled { host, sample } => self.emit(Kind::SystemSampled { host, sample }),
+            Input::Tick => self.tick(),
+            Input::Start { .. }
+            | Input::Cancel { .. }
+            | Input::Register { .. }
+            | Input::Dispatched { .. }
+            | Input::Result { .. }
+            | Input::Carry { .. } => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        for _ in 0..self.state.limits.max_timers_per_tick {
+            let Some(timer) = self.state.timers.fire(self.now) else {
+                return;
+            };
+            if let Some(slot) = self.state.slot(&timer.transaction) {
+                self.fired(slot, timer.step);
+            }
+        }
+    }
 }

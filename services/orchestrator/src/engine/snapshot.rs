@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
-use proto::event::Carried;
-use proto::id::Time;
-use proto::lifecycle::StepState;
-use proto::workflow::Workflow;
+use proto::event::{Carried, CarriedCommand, CarriedStep};
+use proto::id::{StepName, Time};
+use proto::lifecycle::{StepState, TransactionState, is_end};
+use proto::workflow::{OnFailure, Workflow};
 
 use super::Offset;
+use super::catalogue::Definition;
+use super::command::{Attempt, micros_of, time_of};
+use super::step::StepRecord;
+use super::transaction::{Failing, Transaction};
 
 /// A transaction, whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,16 +30,175 @@ pub struct Snapshot {
 impl Snapshot {
     /// Whether its compensation failed.
     pub fn compensation_failed(&self) -> bool {
-        unimplemented!()
+        let failed = |step: &CarriedStep| step.state == StepState::CompensationFailed;
+        self.carried.state == TransactionState::Failed && self.carried.steps.iter().any(failed)
     }
+
     /// Steps that failed and were passed over, in the definition's order.
-    pub fn failed_steps(&self) -> Vec<proto::id::StepName> {
-        unimplemented!()
+    pub fn failed_steps(&self) -> Vec<StepName> {
+        (self.carried.steps.iter())
+            .filter(|step| {
+                let defined = self.workflow.step_index(step.step.as_str());
+                step.state == StepState::Failed
+                    && defined
+                        .is_some_and(|at| self.workflow.steps[at].on_failure == OnFailure::Continue)
+            })
+            .map(|step| step.step.clone())
+            .collect()
     }
 }
 
-/// How a step stands that is not in the list of a carried transaction: pending, or skipped.
+/// How a step stands that is not in the list of a carried transaction: pending, or skipped once
+/// nothing begins any more.
 pub fn absent_step_state(carried: &Carried) -> StepState {
-    let _ = carried;
-    unimplemented!()
+    let stopped = is_end(carried.state)
+        || carried.state == TransactionState::Compensating
+        || carried.failure.is_some()
+        || carried.cancel.is_some();
+    if stopped {
+        StepState::Skipped
+    } else {
+        StepState::Pending
+    }
+}
+
+impl Transaction {
+    /// Its whole state.
+    pub(super) fn carried(&self) -> Carried {
+        let failing = self.failing.as_deref();
+        Carried {
+            start_time: self.start_time,
+            start: self.start(),
+            state: self.state,
+            failure: failing.map(|failing| failing.failure.clone()),
+            failed_step: failing.and_then(|failing| failing.step.clone()),
+            cancel: self.cancel.as_deref().cloned(),
+            steps: (self.steps.iter())
+                .map(|record| {
+                    let step = &self.definition.workflow.steps[record.step as usize];
+                    record.carried(step.name.clone())
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            workflow: Arc::clone(&self.definition.workflow),
+            carried: self.carried(),
+            first_offset: self.first_offset,
+            updated: self.updated,
+        }
+    }
+
+    /// The transaction that a snapshot was taken of.
+    pub(super) fn restored(
+        id: proto::id::TransactionId,
+        definition: Arc<Definition>,
+        snapshot: Snapshot,
+    ) -> Self {
+        let carried = snapshot.carried;
+        let mut transaction = Self::new(
+            id,
+            definition,
+            &carried.start,
+            carried.start_time,
+            snapshot.first_offset,
+        );
+        transaction.state = carried.state;
+        transaction.updated = snapshot.updated;
+        transaction.failing = carried.failure.map(|failure| {
+            Box::new(Failing {
+                failure,
+                step: carried.failed_step,
+            })
+        });
+        transaction.cancel = carried.cancel.map(Box::new);
+        for step in carried.steps {
+            let Some(place) = transaction.definition.step_index(step.step.as_str()) else {
+                continue;
+            };
+            let passed_over = transaction.definition.workflow.steps[place as usize].on_failure
+                == OnFailure::Continue;
+            let record = StepRecord::restored(place, step);
+            transaction.open += u32::from(record.open_attempt().is_some());
+            let done = match record.state {
+                StepState::Completed => true,
+                StepState::Failed => passed_over,
+                // Undone steps were done, but nobody counts any more.
+                _ => record.result.is_some(),
+            };
+            transaction.done += u32::from(done);
+            transaction.steps.push(record);
+        }
+        transaction.steps.sort_by_key(|record| record.step);
+        transaction
+    }
+}
+
+impl StepRecord {
+    fn carried(&self, step: StepName) -> CarriedStep {
+        CarriedStep {
+            step,
+            state: self.state,
+            result: self.result.clone(),
+            completed_offset: self.completed_offset,
+            failures: self.failures,
+            losses: self.losses,
+            undo_failures: self.undo_failures,
+            undo_losses: self.undo_losses,
+            failure: (self.attempts.last()).and_then(|attempt| attempt.failure.as_deref().cloned()),
+            commands: self.attempts.iter().map(Attempt::carried).collect(),
+        }
+    }
+
+    fn restored(place: u32, step: CarriedStep) -> Self {
+        Self {
+            step: place,
+            state: step.state,
+            failures: step.failures,
+            losses: step.losses,
+            undo_failures: step.undo_failures,
+            undo_losses: step.undo_losses,
+            completed_offset: step.completed_offset,
+            result: step.result,
+            attempts: step.commands.into_iter().map(Attempt::restored).collect(),
+        }
+    }
+}
+
+impl Attempt {
+    fn carried(&self) -> CarriedCommand {
+        CarriedCommand {
+            attempt: self.attempt,
+            undo: self.undo,
+            stage: self.stage,
+            host: self.host.clone(),
+            queued: self.queued,
+            dispatched: self.dispatched.map(time_of),
+            picked_up: self.picked_up.map(time_of),
+            processing: self.processing.map(time_of),
+            ended: self.ended.map(time_of),
+            timing: self.timing,
+            failure: self.failure.as_deref().cloned(),
+            not_before: self.not_before.map(time_of),
+        }
+    }
+
+    fn restored(command: CarriedCommand) -> Self {
+        Self {
+            attempt: command.attempt,
+            undo: command.undo,
+            stage: command.stage,
+            host: command.host,
+            queued: command.queued,
+            not_before: command.not_before.and_then(micros_of),
+            dispatched: command.dispatched.and_then(micros_of),
+            picked_up: command.picked_up.and_then(micros_of),
+            processing: command.processing.and_then(micros_of),
+            ended: command.ended.and_then(micros_of),
+            timing: command.timing,
+            failure: command.failure.map(Box::new),
+        }
+    }
 }
