@@ -62,17 +62,3 @@ fn kit_and_eventlog_know_nothing_of_the_domain() {
     }
     assert_none("words of the domain", &found);
 }
-
-/// What has an unset value on the wire is met where the wire is parsed.
-#[test]
-fn unspecified_is_met_where_the_wire_is_parsed() {
-    let mut found = Vec::new();
-    for file in rust_files(&PURE) {
-        for (number, line) in file.code() {
-            if line.contains("Unspecified") && !file.is_test() {
-                found.push(format!("{}:{number}", file.path));
-            }
-        }
-    }
-    assert_none("UNSPECIFIED inside", &found);
-}
