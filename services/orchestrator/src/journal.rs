@@ -9,7 +9,7 @@ use proto::batch::Encoder;
 use proto::event::Event;
 
 /// The writing side of the log, with the batch that comes next.
-pub struct Journal {
+pub(crate) struct Journal {
     log: Box<dyn EventLog>,
     encoder: Encoder,
     /// The offset that the first event of the batch gets.
@@ -20,7 +20,7 @@ pub struct Journal {
 
 impl Journal {
     /// A journal that goes on where the log ends.
-    pub fn new(log: Box<dyn EventLog>) -> Self {
+    pub(crate) fn new(log: Box<dyn EventLog>) -> Self {
         let first = log.reader().bounds().next;
         Self {
             log,
@@ -31,44 +31,44 @@ impl Journal {
     }
 
     /// The offset that the next event gets.
-    pub fn next(&self) -> Offset {
+    pub(crate) fn next(&self) -> Offset {
         self.first + Offset::from(self.encoder.count())
     }
 
     /// Everything below is durable.
-    pub fn durable(&self) -> Offset {
+    pub(crate) fn durable(&self) -> Offset {
         self.first
     }
 
     /// Adds an event to the batch.
-    pub fn push(&mut self, event: &Event) {
+    pub(crate) fn push(&mut self, event: &Event) {
         self.only_observing &= event.observes();
         self.encoder.push(event);
     }
 
     /// How large the batch is, about.
-    pub fn batch_bytes(&self) -> usize {
+    pub(crate) fn batch_bytes(&self) -> usize {
         self.encoder.size()
     }
 
     /// How many events it has.
-    pub fn batch_events(&self) -> u32 {
+    pub(crate) fn batch_events(&self) -> u32 {
         self.encoder.count()
     }
 
     /// Whether there is anything in it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.encoder.count() == 0
     }
 
     /// Whether nobody waits for what is in it.
-    pub fn only_observes(&self) -> bool {
+    pub(crate) fn only_observes(&self) -> bool {
         self.only_observing
     }
 
     /// Makes the batch durable and returns the offset after it. After a failure the batch is gone:
     /// whoever filled it must forget what he made of it.
-    pub fn append(&mut self) -> Result<Offset, AppendError> {
+    pub(crate) fn append(&mut self) -> Result<Offset, AppendError> {
         if self.is_empty() {
             return Ok(self.first);
         }
@@ -91,38 +91,38 @@ impl Journal {
     }
 
     /// Forgets the batch.
-    pub fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         self.encoder.clear();
         self.only_observing = true;
     }
 
     /// What the log holds.
-    pub fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self) -> Bounds {
         self.log.reader().bounds()
     }
 
     /// A handle that reads.
-    pub fn reader(&self) -> Reader {
+    pub(crate) fn reader(&self) -> Reader {
         self.log.reader()
     }
 
     /// How much room is left.
-    pub fn room(&self) -> Room {
+    pub(crate) fn room(&self) -> Room {
         self.log.room()
     }
 
     /// The place before which retention asks to trim now.
-    pub fn overdue(&self, now_us: i64) -> Option<Offset> {
+    pub(crate) fn overdue(&self, now_us: i64) -> Option<Offset> {
         self.log.overdue(now_us)
     }
 
     /// See [`EventLog::trim`].
-    pub fn trim(&mut self, before: Offset) -> Result<Offset, AppendError> {
+    pub(crate) fn trim(&mut self, before: Offset) -> Result<Offset, AppendError> {
         self.log.trim(before)
     }
 
     /// Ends the log in order.
-    pub fn close(&mut self) -> Result<(), AppendError> {
+    pub(crate) fn close(&mut self) -> Result<(), AppendError> {
         self.log.close()
     }
 }

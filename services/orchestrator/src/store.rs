@@ -18,16 +18,16 @@ use eventlog::{Bounds, Offset};
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OpenFlags};
 
-pub use reading::{Filter, Found, Known, Lookup};
-pub use row::Row;
-pub use writing::{Handover, StoreThread, Stored};
+pub(crate) use reading::{Filter, Found, Known, Lookup};
+pub(crate) use row::Row;
+pub(crate) use writing::{Handover, StoreThread, Stored};
 
 /// The file's name in the data directory.
-pub const FILE_NAME: &str = "state.db";
+pub(crate) const FILE_NAME: &str = "state.db";
 
 /// Why state.db could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// SQLite's own word.
     #[error("state.db: {0}")]
     Sql(#[from] rusqlite::Error),
@@ -44,7 +44,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the file is not worth keeping: it is rebuilt from the log.
-    pub fn is_damage(&self) -> bool {
+    pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
             Self::Sql(rusqlite::Error::SqliteFailure(error, _)) => matches!(
@@ -66,7 +66,7 @@ impl StoreError {
 
 /// What a start finds.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// Everything below is in the rows; replay begins here.
     pub applied: Offset,
     /// Every definition, with the offset of its event.
@@ -77,7 +77,7 @@ pub struct Loaded {
 
 /// Where state.db is, and how rows are kept in it.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The file.
     pub path: PathBuf,
     /// Payloads up to this size stand in the row.
@@ -86,7 +86,7 @@ pub struct Place {
 
 impl Place {
     /// state.db in `data_dir`.
-    pub fn new(data_dir: &Path, inline_bytes_max: u64) -> Self {
+    pub(crate) fn new(data_dir: &Path, inline_bytes_max: u64) -> Self {
         Self {
             path: data_dir.join(FILE_NAME),
             inline_bytes_max,
@@ -98,7 +98,10 @@ impl Place {
     ///
     /// # Errors
     /// Only when not even a new file can be used.
-    pub fn open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
+    pub(crate) fn open(
+        &self,
+        reader: &eventlog::Reader,
+    ) -> Result<(Connection, Loaded), StoreError> {
         match self.try_open(reader) {
             Ok(opened) => Ok(opened),
             Err(error) if error.is_damage() || matches!(error, StoreError::Log(_)) => {

@@ -1,2 +1,8 @@
-//! One stream per worker host.
+//! Worker hosts: one stream per host, and the leases that their heartbeats renew.
+//!
+//! `table.rs` is pure and knows who is there; `stream.rs` is the thin shell around the streams;
+//! `line.rs` is what the two sides of a session share.
+
 pub mod table;
+pub(crate) mod line;
+pub(crate) mod stream;

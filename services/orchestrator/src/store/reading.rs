@@ -19,7 +19,7 @@ const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Which transactions a list is about.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Only of this workflow.
     pub workflow: Option<WorkflowName>,
     /// Only in these states; empty: in all.
@@ -32,7 +32,7 @@ pub struct Filter {
 
 /// A page of a list.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Newest first, without payloads.
     pub rows: Vec<Row>,
     /// Where the next page begins, if there may be one.
@@ -41,7 +41,7 @@ pub struct Found {
 
 /// What an idempotency key was used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     /// The transaction that it started.
     pub id: TransactionId,
     /// The hash of what that started with.
@@ -50,14 +50,14 @@ pub struct Known {
 
 /// A handle for lookups; clones share two connections.
 #[derive(Clone)]
-pub struct Lookup {
+pub(crate) struct Lookup {
     connections: Arc<[Mutex<Connection>; 2]>,
     log: Reader,
 }
 
 impl Lookup {
     /// Opens connections to a state.db that is there.
-    pub fn new(place: &Place, log: Reader) -> Result<Self, StoreError> {
+    pub(crate) fn new(place: &Place, log: Reader) -> Result<Self, StoreError> {
         let connections = [
             Mutex::new(place.connect(true)?),
             Mutex::new(place.connect(true)?),
@@ -69,7 +69,7 @@ impl Lookup {
     }
 
     /// The transaction, with its payloads.
-    pub async fn get(&self, id: TransactionId) -> Result<Option<Row>, StoreError> {
+    pub(crate) async fn get(&self, id: TransactionId) -> Result<Option<Row>, StoreError> {
         self.run(move |connection, log| {
             let mut statement = connection
                 .prepare_cached(&format!("SELECT {COLUMNS} FROM transactions WHERE id = ?1"))?;
@@ -83,7 +83,7 @@ impl Lookup {
     }
 
     /// What the key was used for, if its transaction is here.
-    pub async fn by_key(
+    pub(crate) async fn by_key(
         &self,
         workflow: WorkflowName,
         key: String,
@@ -106,7 +106,7 @@ impl Lookup {
     }
 
     /// A page of a list, newest first, of what is older than `before`.
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         filter: Filter,
         before: Option<TransactionId>,

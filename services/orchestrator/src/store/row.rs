@@ -10,11 +10,12 @@ use proto::lifecycle;
 use proto::payload::Payload;
 
 use super::StoreError;
-use super::schema::{offset_from_sql, offset_to_sql};
+use super::schema::offset_from_sql;
+use crate::engine::Snapshot;
 
 /// A transaction at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub(crate) struct Row {
     /// Its id.
     pub id: TransactionId,
     /// Its workflow.
@@ -25,20 +26,29 @@ pub struct Row {
     pub update_time: Time,
     /// Where its retained story begins: its start, or where it was carried to.
     pub first_offset: Offset,
-    /// Its last event.
-    pub last_offset: Offset,
 }
 
 impl Row {
+    /// The row of a transaction as the engine has it.
+    pub(crate) fn of(id: TransactionId, snapshot: Snapshot) -> Self {
+        Self {
+            id,
+            workflow: snapshot.workflow.name.clone(),
+            carried: snapshot.carried,
+            update_time: snapshot.updated,
+            first_offset: snapshot.first_offset,
+        }
+    }
+
     /// Whether it has ended.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         lifecycle::is_end(self.carried.state)
     }
 }
 
 /// What [`read`] needs, in its order.
-pub(super) const COLUMNS: &str = "id, workflow, update_us, first_offset, last_offset, snapshot, \
-                                  payloads, inline_max";
+pub(super) const COLUMNS: &str =
+    "id, workflow, update_us, first_offset, snapshot, payloads, inline_max";
 
 /// The row's bytes, ready to be written.
 pub(super) struct Encoded {
@@ -66,7 +76,7 @@ impl RowEncoder {
                 what: TransactionEvent::Carried(Box::new(carried)),
             },
         });
-        let (snapshot, payloads) = self.0.finish(row.last_offset);
+        let (snapshot, payloads) = self.0.finish(row.first_offset);
         let encoded = Encoded {
             snapshot: snapshot.to_vec(),
             payloads: payloads.to_vec(),
@@ -89,8 +99,8 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Stored, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(format!("a transaction's {what}"));
     let id = TransactionId::from_bytes(&id).ok_or_else(|| damaged("id"))?;
     let workflow: String = row.get(1)?;
-    let snapshot: Vec<u8> = row.get(5)?;
-    let payloads: Vec<u8> = row.get(6)?;
+    let snapshot: Vec<u8> = row.get(4)?;
+    let payloads: Vec<u8> = row.get(5)?;
     let decoded = decode(&snapshot, None).map_err(|error| damaged(&error.to_string()))?;
     let carried = decoded
         .events
@@ -110,10 +120,9 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Stored, StoreError> {
             carried,
             update_time: Time(row.get(2)?),
             first_offset: offset_from_sql(row.get(3)?)?,
-            last_offset: offset_from_sql(row.get(4)?)?,
         },
         payloads: payloads.into(),
-        inline_max: offset_from_sql(row.get(7)?)?,
+        inline_max: offset_from_sql(row.get(6)?)?,
     })
 }
 
@@ -238,12 +247,4 @@ fn for_each_payload_mut(carried: &mut Carried, mut take: impl FnMut(&mut Payload
         .iter_mut()
         .filter_map(|step| step.result.as_mut())
         .for_each(take);
-}
-
-/// What a row's columns are written from.
-pub(super) fn offsets(row: &Row) -> (i64, i64) {
-    (
-        offset_to_sql(row.first_offset),
-        offset_to_sql(row.last_offset),
-    )
 }

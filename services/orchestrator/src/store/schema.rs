@@ -38,7 +38,6 @@ CREATE TABLE transactions (
     update_us INTEGER NOT NULL,
     ended INTEGER NOT NULL,
     first_offset INTEGER NOT NULL,
-    last_offset INTEGER NOT NULL,
     idempotency_key TEXT,
     snapshot BLOB NOT NULL,
     payloads BLOB NOT NULL,

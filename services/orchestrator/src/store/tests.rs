@@ -73,7 +73,6 @@ fn row(number: u8, key: &str, state: TransactionState, result: Payload, at: (u64
         },
         update_time: Time(99),
         first_offset: at.0,
-        last_offset: at.1,
     }
 }
 
@@ -242,7 +241,8 @@ async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
 
 #[test]
 fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
-    let spoil: [(&str, fn(&Fixture)); 3] = [
+    type Spoil = fn(&Fixture);
+    let spoil: [(&str, Spoil); 3] = [
         ("damaged", |fixture| {
             let mut bytes = std::fs::read(&fixture.place.path).unwrap();
             let middle = bytes.len() / 2;

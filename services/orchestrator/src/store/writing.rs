@@ -12,7 +12,7 @@ use prost::Message as _;
 use proto::workflow::Workflow;
 use rusqlite::Connection;
 
-use super::row::{Row, RowEncoder, offsets};
+use super::row::{Row, RowEncoder};
 use super::schema::offset_to_sql;
 use super::{Place, StoreError};
 
@@ -21,7 +21,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Everything that changed since the last time, as of one offset.
 #[derive(Debug, Default)]
-pub struct Handover {
+pub(crate) struct Handover {
     /// Everything below is in the rows, these included.
     pub applied: Offset,
     /// Transactions that changed.
@@ -34,7 +34,7 @@ pub struct Handover {
 
 /// What became of a handover.
 #[derive(Debug)]
-pub enum Stored {
+pub(crate) enum Stored {
     /// It is committed.
     Applied(Offset),
     /// state.db is beyond repair and was set aside; the process must start anew to rebuild it.
@@ -42,7 +42,7 @@ pub enum Stored {
 }
 
 /// The writing thread, from the driver's side.
-pub struct StoreThread {
+pub(crate) struct StoreThread {
     handovers: Option<Sender<Handover>>,
     stored: Receiver<Stored>,
     thread: Option<JoinHandle<()>>,
@@ -50,7 +50,7 @@ pub struct StoreThread {
 
 impl StoreThread {
     /// Starts the thread on the connection that the start opened.
-    pub fn start(place: Place, connection: Connection) -> std::io::Result<Self> {
+    pub(crate) fn start(place: Place, connection: Connection) -> std::io::Result<Self> {
         // One in hand and one that waits would only be two halves of one.
         let (handovers, take) = bounded(1);
         let (answer, stored) = bounded(4);
@@ -70,7 +70,7 @@ impl StoreThread {
     }
 
     /// Hands over; the caller has had the answer to the one before.
-    pub fn hand_over(&self, handover: Handover) {
+    pub(crate) fn hand_over(&self, handover: Handover) {
         if let Some(handovers) = &self.handovers {
             // Fails only when the thread has ended, which `stored` then shows.
             let _ = handovers.send(handover);
@@ -78,14 +78,12 @@ impl StoreThread {
     }
 
     /// Where answers come.
-    pub fn stored(&self) -> &Receiver<Stored> {
+    pub(crate) fn stored(&self) -> &Receiver<Stored> {
         &self.stored
     }
-}
 
-impl Drop for StoreThread {
-    /// What was handed over is still written.
-    fn drop(&mut self) {
+    /// Ends the thread; what was handed over is still written.
+    pub(crate) fn finish(&mut self) {
         self.handovers = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -94,6 +92,12 @@ impl Drop for StoreThread {
                 "the thread that writes state.db panicked; the next start replays more"
             );
         }
+    }
+}
+
+impl Drop for StoreThread {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
@@ -162,18 +166,16 @@ impl Writer {
             }
             let mut transaction = sql.prepare_cached(
                 "INSERT INTO transactions (id, workflow, state, start_us, update_us, ended,
-                    first_offset, last_offset, idempotency_key, snapshot, payloads, inline_max)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                    first_offset, idempotency_key, snapshot, payloads, inline_max)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                  ON CONFLICT (id) DO UPDATE SET state = excluded.state,
                     update_us = excluded.update_us, ended = excluded.ended,
-                    first_offset = excluded.first_offset, last_offset = excluded.last_offset,
-                    snapshot = excluded.snapshot, payloads = excluded.payloads,
-                    inline_max = excluded.inline_max",
+                    first_offset = excluded.first_offset, snapshot = excluded.snapshot,
+                    payloads = excluded.payloads, inline_max = excluded.inline_max",
             )?;
             let inline_max = self.place.inline_bytes_max;
             for row in &handover.rows {
                 let encoded = self.encoder.encode(row, inline_max);
-                let (first, last) = offsets(row);
                 let key = &row.carried.start.idempotency_key;
                 transaction.execute(rusqlite::params![
                     row.id.0.as_slice(),
@@ -182,8 +184,7 @@ impl Writer {
                     row.carried.start_time.0,
                     row.update_time.0,
                     row.ended(),
-                    first,
-                    last,
+                    offset_to_sql(row.first_offset),
                     (!key.is_empty()).then_some(key),
                     encoded.snapshot,
                     encoded.payloads,

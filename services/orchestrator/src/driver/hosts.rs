@@ -1,0 +1,282 @@
+//! What hosts say, and what becomes of their sessions.
+
+use std::sync::Arc;
+
+use proto::convert::us_to_duration;
+use proto::error::{Problem, Reason, word};
+use proto::id::{CommandId, HostId};
+use proto::wire;
+
+use super::{Driver, micros};
+use crate::engine;
+use crate::inbox::{Announced, HostResult, Said};
+use crate::letting_out::Out;
+use crate::sessions::line::{Lease, Line};
+use crate::sessions::stream::recorded;
+use crate::sessions::table::{Announcement, Session};
+
+/// A host's open session.
+pub(super) struct OpenLine {
+    pub(super) session: Session,
+    /// As heartbeats name it.
+    pub(super) session_id: String,
+    pub(super) line: Arc<Line>,
+    lease: Arc<Lease>,
+}
+
+impl Driver {
+    pub(super) fn announced(&mut self, announced: Announced) {
+        let Announced {
+            host,
+            workers,
+            machine,
+            version,
+            held,
+            held_nameless,
+            line,
+            lease,
+            reply,
+        } = announced;
+        let announcement = Announcement {
+            host: host.clone(),
+            workers: workers.clone(),
+            held,
+        };
+        let state = &self.state;
+        let holds = |command: &CommandId| state.holds(&host, command);
+        let opened = match self.table.announce(&announcement, self.now, holds) {
+            Ok(opened) => opened,
+            Err(problem) => {
+                self.pending.out.push(Out::Session(reply, Err(problem)));
+                return;
+            }
+        };
+        if opened.replaced.is_some()
+            && let Some(old) = self.lines.remove(&host)
+        {
+            self.end_line(old, replaced());
+        }
+        let lease_us = micros(*self.shared.config.sessions.lease);
+        self.decide_or_say(engine::Input::HostConnected {
+            host: host.clone(),
+            workers,
+            machine,
+            version,
+            lease_us,
+        });
+        if !opened.lost.is_empty() {
+            self.decide_or_say(engine::Input::CommandsLost {
+                host: host.clone(),
+                commands: opened.lost,
+            });
+        }
+        self.dispatch.host_up(&host, &opened.offered);
+        // The epoch tells this session from those before a restart.
+        let session_id = format!("{}-{}", self.journal.bounds().epoch, opened.session.0);
+        lease.renew(self.now);
+        self.shared
+            .leases
+            .insert(session_id.clone(), host.clone(), lease.clone());
+        let revoked = opened.revoked.iter().map(ToString::to_string);
+        let messages = self.pending.host(opened.session, &line);
+        messages.welcome(wire::Welcome {
+            session_id: session_id.clone(),
+            lease: Some(us_to_duration(lease_us)),
+            heartbeat_interval: Some(us_to_duration(micros(
+                *self.shared.config.sessions.heartbeat_interval,
+            ))),
+            revoked_command_ids: revoked.chain(held_nameless).collect(),
+        });
+        for command in opened.kept {
+            // The telling may have been lost with the session before.
+            if self.state.is_cancelling(&command) {
+                messages.cancel(&command);
+            }
+        }
+        let open = OpenLine {
+            session: opened.session,
+            session_id,
+            line,
+            lease,
+        };
+        self.lines.insert(host, open);
+        self.pending
+            .out
+            .push(Out::Session(reply, Ok(opened.session)));
+    }
+
+    pub(super) fn said(&mut self, host: &HostId, session: Session, said: Said) {
+        if !self.table.is_open(host, session) {
+            // A session that was replaced: what it says comes again by the new one.
+            return;
+        }
+        for (command, stage) in said.progress {
+            // What only watches is not worth a word.
+            let _ = self.decide(engine::Input::Progress {
+                host: host.clone(),
+                command,
+                stage,
+            });
+        }
+        for result in said.results {
+            self.result(host, session, result);
+        }
+        for command_id in said.nameless {
+            self.decide_or_say(engine::Input::Refused {
+                host: host.clone(),
+                reason: Reason::CommandUnknown,
+                command_id: recorded(&command_id),
+            });
+            let message = "no command has such a name; drop the result".to_owned();
+            self.acknowledge(host, session, command_id, Reason::CommandUnknown, message);
+        }
+        for sample in said.samples {
+            self.decide_or_say(engine::Input::Sampled {
+                host: Some(host.clone()),
+                sample: Box::new(sample),
+            });
+        }
+        if said.draining && self.table.drain(host, session) {
+            self.dispatch.host_gone(host);
+            self.decide_or_say(engine::Input::HostDraining { host: host.clone() });
+        }
+    }
+
+    fn result(&mut self, host: &HostId, session: Session, result: HostResult) {
+        let HostResult {
+            command,
+            outcome,
+            problem,
+            wait_us,
+            run_us,
+        } = result;
+        let decided = self.decide(engine::Input::Result {
+            host: host.clone(),
+            command: command.clone(),
+            outcome,
+            wait_us,
+            run_us,
+        });
+        if let Some(worker) = self.table.release(host, &command) {
+            self.dispatch.free(host, &worker);
+        }
+        let (reason, message) = match (decided, problem) {
+            (Ok(engine::Reply::ResultRefused { reason, message }), _) => (reason, message),
+            (Ok(_), Some(problem)) => (problem.reason, problem.message),
+            (Ok(_), None) => (Reason::Unspecified, String::new()),
+            (Err(problem), _) => (problem.reason, problem.message),
+        };
+        self.acknowledge(host, session, command.to_string(), reason, message);
+    }
+
+    /// Unspecified: it counted.
+    fn acknowledge(
+        &mut self,
+        host: &HostId,
+        session: Session,
+        command_id: String,
+        reason: Reason,
+        message: String,
+    ) {
+        let refused_reason = match reason {
+            Reason::Unspecified => String::new(),
+            reason => {
+                self.shared.metrics.result_refused();
+                word(reason).to_owned()
+            }
+        };
+        if let Some(open) = self.lines.get(host) {
+            let acknowledgement = wire::ResultAcknowledgement {
+                command_id,
+                refused_reason,
+                message,
+            };
+            self.pending
+                .host(session, &open.line)
+                .acknowledge(acknowledgement);
+        }
+    }
+
+    pub(super) fn closed(&mut self, host: &HostId, session: Session) {
+        if self
+            .lines
+            .get(host)
+            .is_some_and(|open| open.session == session)
+            && let Some(open) = self.lines.remove(host)
+        {
+            self.shared.leases.remove(&open.session_id);
+            self.pending.hosts.remove(&session);
+        }
+        if let Some(drained) = self.table.disconnect(host, session) {
+            self.dispatch.host_gone(host);
+            self.decide_or_say(engine::Input::HostDisconnected {
+                host: host.clone(),
+                drained,
+            });
+        }
+    }
+
+    pub(super) fn tell_to_stop(&mut self, host: &HostId, command: &CommandId) {
+        // A host that is away is told when it comes back.
+        if let Some(open) = self.lines.get(host) {
+            self.pending.host(open.session, &open.line).cancel(command);
+        }
+    }
+
+    /// Hosts whose heartbeats stayed away for a whole lease lose what they have.
+    pub(super) fn judge_leases(&mut self) {
+        let due = |driver: &Self| driver.table.due().is_some_and(|due| due <= driver.now);
+        if !due(self) || self.now < self.judge_after {
+            return;
+        }
+        // The table learns of heartbeats only when it matters.
+        for (host, open) in &self.lines {
+            let renewed = self.table.renew(host, open.session, open.lease.heard());
+            if let Err(problem) = renewed {
+                tracing::warn!(%problem, %host, "a lease could not be renewed");
+            }
+        }
+        if !due(self) {
+            return;
+        }
+        for lapsed in self.table.lapse(self.now) {
+            let commands = lapsed.commands.len();
+            tracing::warn!(host = %lapsed.host, commands, "a worker host's lease lapsed");
+            self.dispatch.host_gone(&lapsed.host);
+            if let Some(open) = self.lines.remove(&lapsed.host) {
+                self.end_line(open, lease_lapsed());
+            }
+            self.decide_or_say(engine::Input::HostLapsed {
+                host: lapsed.host,
+                commands: lapsed.commands,
+            });
+        }
+    }
+
+    fn end_line(&mut self, open: OpenLine, why: Problem) {
+        self.shared.leases.remove(&open.session_id);
+        self.pending.hosts.remove(&open.session);
+        let goodbye = wire::ConnectResponse {
+            draining: true,
+            ..Default::default()
+        };
+        let out = &mut self.pending.out;
+        out.push(Out::Host(open.line.clone(), goodbye));
+        out.push(Out::End(open.line, why));
+    }
+}
+
+fn replaced() -> Problem {
+    Problem::new(
+        Reason::SessionReplaced,
+        "the same host_id connected anew; give each process a host_id of its own",
+    )
+}
+
+fn lease_lapsed() -> Problem {
+    Problem::new(
+        Reason::LeaseLapsed,
+        "no heartbeat came for a whole lease, and what this host had is delivered elsewhere; connect \
+         again",
+    )
+}

@@ -1,0 +1,376 @@
+//! What goes on behind the loop: rows handed to state.db, ended transactions let go of, retention.
+//!
+//! Nothing here makes the loop wait, but for the one bound on what state.db may be behind.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use eventlog::Offset;
+use proto::error::{Problem, Reason};
+use proto::event::{Event, Kind};
+use proto::id::{Time, TransactionId, WorkflowName};
+use proto::workflow::Workflow;
+
+use super::{Driver, Fatal, micros};
+use crate::catalogue::Catalogue;
+use crate::engine;
+use crate::inbox::{LookedUp, Reply};
+use crate::letting_out::Out;
+use crate::store::{Handover, Known, Row, Stored};
+
+/// For so many handovers the keys of what left memory are still known here: longer than any
+/// look-up in state.db lasts.
+const HANDOVERS_REMEMBERED: u64 = 32;
+/// Definitions and transactions carried in one batch.
+const CARRIED_AT_ONCE: usize = 1_000;
+
+type KeysOfOneHandover = (u64, Vec<(WorkflowName, String)>);
+
+/// How far state.db and retention are.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// Transactions whose rows are out of date.
+    changed: HashSet<TransactionId>,
+    /// Rows of ended transactions, for the next handover.
+    rows: Vec<Arc<Row>>,
+    /// Definitions that came since the last handover.
+    workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// Ended transactions of the handover that is under way; they leave memory with its answer.
+    leaving: Vec<Arc<Row>>,
+    /// Whether a handover is under way.
+    under_way: bool,
+    /// Up to where state.db was handed everything.
+    handed: Offset,
+    /// Up to where state.db has everything.
+    applied: Offset,
+    next_handover: Time,
+    next_trim: Time,
+    /// Who waits for state.db, and up to where; none: to the end of the batch.
+    checkpoints: Vec<(Option<Offset>, Reply<Offset>)>,
+    /// Keys of transactions that left memory lately.
+    lately: HashMap<(WorkflowName, String), Known>,
+    lately_by_handover: VecDeque<KeysOfOneHandover>,
+    handovers: u64,
+    trim: Trim,
+    /// Answers of state.db that were met while waiting for inputs.
+    answers: Vec<Option<Stored>>,
+}
+
+/// How far a trim is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trim {
+    #[default]
+    Idle,
+    /// Live transactions and definitions from before are being carried.
+    Carrying { before: Offset },
+    /// What was carried must be in state.db first.
+    Waiting { before: Offset, at: Offset },
+    /// The log is trimmed; rows before this go with the next handover.
+    Forgetting { before: Offset },
+}
+
+impl Upkeep {
+    /// After a fold that state.db had everything of up to `applied`.
+    pub(super) fn new(applied: Offset, folded: Folded) -> Self {
+        Self {
+            changed: folded.changed,
+            workflows: folded.workflows,
+            handed: applied,
+            applied,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn changed(&mut self, id: TransactionId) {
+        self.changed.insert(id);
+    }
+
+    /// An event was decided.
+    pub(super) fn saw(&mut self, offset: Offset, event: &Event, catalogue: &Catalogue) {
+        if let Kind::WorkflowRegistered(workflow) = &event.kind {
+            self.workflows.push((offset, workflow.clone()));
+            catalogue.insert(workflow);
+        }
+    }
+
+    pub(super) fn ended(&mut self, id: TransactionId, row: Arc<Row>) {
+        self.changed.remove(&id);
+        self.rows.push(row);
+    }
+
+    pub(super) fn checkpoint(&mut self, reply: Reply<Offset>) {
+        self.checkpoints.push((None, reply));
+    }
+
+    /// The batch is durable up to `end`.
+    pub(super) fn appended(&mut self, end: Offset) {
+        for (until, _) in &mut self.checkpoints {
+            until.get_or_insert(end);
+        }
+    }
+
+    pub(super) fn noticed(&mut self, answer: Option<Stored>) {
+        self.answers.push(answer);
+    }
+
+    /// When something is to be done next.
+    pub(super) fn due(&self, durable: Offset, now: Time) -> Option<Time> {
+        let trim = match self.trim {
+            Trim::Idle => Some(self.next_trim),
+            Trim::Carrying { .. } => Some(now),
+            Trim::Waiting { at, .. } => (self.applied >= at).then_some(now),
+            Trim::Forgetting { .. } => (!self.under_way).then_some(now),
+        };
+        // The answer to a handover that is under way wakes the loop.
+        let behind = !self.under_way && durable > self.handed;
+        let handover = behind.then_some(self.next_handover);
+        let checkpoint = (!self.under_way && !self.checkpoints.is_empty()).then_some(now);
+        [trim, handover, checkpoint].into_iter().flatten().min()
+    }
+
+    /// What a key was used for, by a transaction that is no longer in memory.
+    pub(super) fn known(
+        &self,
+        workflow: &WorkflowName,
+        key: &str,
+        looked_up: LookedUp,
+    ) -> Result<Option<Known>, Problem> {
+        if looked_up.known.is_some() {
+            return Ok(looked_up.known);
+        }
+        if looked_up.handovers + HANDOVERS_REMEMBERED < self.handovers {
+            return Err(Problem::new(
+                Reason::Overloaded,
+                "the look-up of the idempotency key took too long; repeat",
+            )
+            .retry_after(std::time::Duration::from_millis(100)));
+        }
+        let key = (workflow.clone(), key.to_owned());
+        Ok(self.lately.get(&key).cloned())
+    }
+
+    /// A handover is committed: its ended transactions leave memory.
+    fn committed(&mut self, applied: Offset) -> Vec<Arc<Row>> {
+        self.under_way = false;
+        self.applied = applied;
+        self.handovers += 1;
+        let left = std::mem::take(&mut self.leaving);
+        let mut keys = Vec::new();
+        for row in &left {
+            let start = &row.carried.start;
+            if start.idempotency_key.is_empty() {
+                continue;
+            }
+            let key = (row.workflow.clone(), start.idempotency_key.clone());
+            let known = Known {
+                id: row.id,
+                input_hash: start.input_hash.clone(),
+            };
+            self.lately.insert(key.clone(), known);
+            keys.push(key);
+        }
+        self.lately_by_handover.push_back((self.handovers, keys));
+        while self
+            .lately_by_handover
+            .front()
+            .is_some_and(|(number, _)| number + HANDOVERS_REMEMBERED < self.handovers)
+        {
+            let (_, keys) = self.lately_by_handover.pop_front().unwrap_or_default();
+            for key in keys {
+                self.lately.remove(&key);
+            }
+        }
+        left
+    }
+
+    /// Everything that changed, as of `durable`.
+    fn handover(&mut self, state: &engine::State, durable: Offset) -> Handover {
+        let mut rows = std::mem::take(&mut self.rows);
+        self.leaving.clone_from(&rows);
+        for id in self.changed.drain() {
+            if let Some(snapshot) = state.snapshot(&id) {
+                let row = Arc::new(Row::of(id, snapshot));
+                if row.ended() {
+                    self.leaving.push(row.clone());
+                }
+                rows.push(row);
+            }
+        }
+        let forget_before = match self.trim {
+            Trim::Forgetting { before } => {
+                self.trim = Trim::Idle;
+                Some(before)
+            }
+            _ => None,
+        };
+        self.under_way = true;
+        self.handed = durable;
+        Handover {
+            applied: durable,
+            rows,
+            workflows: std::mem::take(&mut self.workflows),
+            forget_before,
+        }
+    }
+}
+
+/// What a fold of the log found that state.db may not have.
+#[derive(Default)]
+pub(super) struct Folded {
+    pub(super) changed: HashSet<TransactionId>,
+    pub(super) workflows: Vec<(Offset, Arc<Workflow>)>,
+}
+
+impl Driver {
+    /// Takes state.db's answers, and does the next part of a trim.
+    pub(super) fn keep_up(&mut self) -> Result<(), Fatal> {
+        let mut answers = std::mem::take(&mut self.upkeep.answers);
+        answers.extend(self.store.stored().try_iter().map(Some));
+        for answer in answers {
+            self.stored(answer)?;
+        }
+        self.trim()
+    }
+
+    fn stored(&mut self, answer: Option<Stored>) -> Result<(), Fatal> {
+        match answer {
+            Some(Stored::Applied(applied)) => {
+                let left = self.upkeep.committed(applied);
+                // Whoever looks a key up from here on finds it in state.db, or is told by `lately`.
+                self.shared
+                    .handovers
+                    .store(self.upkeep.handovers, Ordering::Release);
+                for row in &left {
+                    self.state.remove(&row.id);
+                }
+                let ready = self
+                    .upkeep
+                    .checkpoints
+                    .extract_if(.., |(until, _)| until.is_some_and(|until| until <= applied));
+                let answers = ready.map(|(_, reply)| Out::Checkpoint(reply, Ok(applied)));
+                self.pending.out.extend(answers);
+                Ok(())
+            }
+            Some(Stored::Damaged(why)) => Err(Fatal::StoreDamaged(why)),
+            None => Err(Fatal::StoreDamaged(
+                "the thread that writes state.db has ended".to_owned(),
+            )),
+        }
+    }
+
+    /// Hands over what changed, if it is time; the batch before is durable.
+    pub(super) fn hand_over(&mut self) -> Result<(), Fatal> {
+        let waiting = self.upkeep.rows.len() + self.upkeep.leaving.len();
+        if self.upkeep.under_way && waiting > self.shared.config.store.unwritten_max {
+            // The one wait of this loop: memory must not take what the disk doesn't.
+            let answer = self.store.stored().recv().ok();
+            self.stored(answer)?;
+        }
+        let wanted = self.now >= self.upkeep.next_handover
+            || !self.upkeep.checkpoints.is_empty()
+            || waiting > self.shared.config.store.unwritten_max / 2
+            || matches!(self.upkeep.trim, Trim::Forgetting { .. });
+        if self.upkeep.under_way || !wanted {
+            return Ok(());
+        }
+        if !self.journal.is_empty() {
+            // Rows must not show what is not durable.
+            self.flush()?;
+        }
+        let durable = self.journal.durable();
+        self.upkeep.appended(durable);
+        let nothing_new = durable == self.upkeep.applied
+            && self.upkeep.changed.is_empty()
+            && !matches!(self.upkeep.trim, Trim::Forgetting { .. });
+        if nothing_new {
+            let answers = self.upkeep.checkpoints.drain(..);
+            let out: Vec<_> = answers
+                .map(|(_, reply)| Out::Checkpoint(reply, Ok(durable)))
+                .collect();
+            self.let_out(out);
+            return Ok(());
+        }
+        self.upkeep.next_handover = self
+            .now
+            .after_us(micros(*self.shared.config.store.write_interval));
+        let handover = self.upkeep.handover(&self.state, durable);
+        self.store.hand_over(handover);
+        Ok(())
+    }
+
+    /// One step of a trim: what is live is carried, state.db learns it, then the log is trimmed, then
+    /// the rows of what was trimmed go.
+    fn trim(&mut self) -> Result<(), Fatal> {
+        match self.upkeep.trim {
+            Trim::Idle => {
+                if self.now < self.upkeep.next_trim {
+                    return Ok(());
+                }
+                let interval = micros(*self.shared.config.store.trim_interval);
+                self.upkeep.next_trim = self.now.after_us(interval);
+                if let Some(before) = self.journal.overdue(self.now.0) {
+                    tracing::info!(before, "retention asks to trim the log");
+                    self.upkeep.trim = Trim::Carrying { before };
+                }
+                Ok(())
+            }
+            Trim::Carrying { before } => {
+                let carried = self.decide(engine::Input::Carry {
+                    before,
+                    limit: CARRIED_AT_ONCE,
+                });
+                match carried {
+                    Ok(engine::Reply::Carried(count)) if count >= CARRIED_AT_ONCE => {}
+                    Ok(_) => {
+                        self.upkeep.trim = Trim::Waiting {
+                            before,
+                            at: self.journal.next(),
+                        };
+                    }
+                    Err(problem) => {
+                        tracing::warn!(%problem, "nothing could be carried, so nothing is trimmed");
+                        self.upkeep.trim = Trim::Idle;
+                    }
+                }
+                Ok(())
+            }
+            Trim::Waiting { before, at } if self.upkeep.applied >= at => {
+                let oldest = self.journal.trim(before)?;
+                tracing::info!(oldest, "the log is trimmed");
+                self.upkeep.trim = Trim::Forgetting { before: oldest };
+                Ok(())
+            }
+            Trim::Waiting { .. } | Trim::Forgetting { .. } => Ok(()),
+        }
+    }
+
+    /// Before a refold: what state.db was handed is written, what it wasn't is folded anew.
+    pub(super) fn last_handover(&mut self) {
+        if self.upkeep.under_way
+            && let Ok(Stored::Applied(applied)) = self.store.stored().recv()
+        {
+            self.upkeep.committed(applied);
+        }
+        if self.upkeep.under_way || self.journal.durable() == self.upkeep.applied {
+            return;
+        }
+        let handover = self.upkeep.handover(&self.state, self.journal.durable());
+        self.store.hand_over(handover);
+        let _ = self.store.stored().recv();
+    }
+
+    /// Takes over who waited for state.db before a refold.
+    pub(super) fn renew_upkeep(&mut self, applied: Offset, folded: Folded) {
+        let old = std::mem::replace(&mut self.upkeep, Upkeep::new(applied, folded));
+        self.upkeep.handovers = old.handovers + HANDOVERS_REMEMBERED + 1;
+        self.shared
+            .handovers
+            .store(self.upkeep.handovers, Ordering::Release);
+        self.upkeep.checkpoints = old
+            .checkpoints
+            .into_iter()
+            .map(|(_, reply)| (None, reply))
+            .collect();
+    }
+}

@@ -1,0 +1,8 @@
+//! The edge: parse, hand over, answer. No decisions.
+
+pub(crate) mod render;
+pub(crate) mod workflows;
+pub(crate) mod transactions;
+pub(crate) mod starts;
+pub(crate) mod service;
+pub(crate) mod event_log;

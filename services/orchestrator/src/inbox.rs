@@ -1,0 +1,314 @@
+//! What reaches the driver: one closed enum, through one bounded queue.
+//!
+//! A place in the queue is taken before anything is put there. Requests that find none are refused
+//! at once; hosts wait for one, since their results must not be lost. Nothing here decides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use eventlog::Offset;
+use proto::error::{Problem, Reason};
+use proto::event::{Cancel, Start, SystemSample};
+use proto::id::{CommandId, HostId, TransactionId, WorkerName, WorkflowName};
+use proto::lifecycle::Stage;
+use proto::workflow::Workflow;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use crate::engine::ResultOutcome;
+use crate::sessions::line::{Lease, Line};
+use crate::sessions::table::Session;
+use crate::store::{Known, Row};
+
+/// Everything that can change the system, or ask how it stands.
+pub(crate) enum Input {
+    /// Keep these definitions, all or none of them.
+    Register {
+        /// Checked.
+        workflows: Vec<Workflow>,
+        /// Check only, and answer as if they had been kept.
+        validate_only: bool,
+        /// What became of each.
+        reply: Reply<Vec<Registered>>,
+    },
+    /// Start a transaction.
+    Start(Box<StartRequest>),
+    /// Cancel a transaction.
+    Cancel {
+        /// Which.
+        id: TransactionId,
+        /// How.
+        cancel: Cancel,
+        /// How it stands then; none where the driver doesn't have it.
+        reply: Reply<Option<View>>,
+    },
+    /// How a transaction stands; none where the driver doesn't have it.
+    Get {
+        /// Which.
+        id: TransactionId,
+        /// How it stands.
+        reply: Reply<Option<View>>,
+    },
+    /// How a transaction stands, now and after each change; none where the driver doesn't have it.
+    Watch {
+        /// Which.
+        id: TransactionId,
+        /// How it stands now, and where to look for more.
+        reply: Reply<Option<watch::Receiver<View>>>,
+    },
+    /// One version of a workflow.
+    GetWorkflow {
+        /// Its name.
+        name: WorkflowName,
+        /// 0: the newest.
+        version: u32,
+        /// The definition, or why there is none.
+        reply: Reply<Arc<Workflow>>,
+    },
+    /// The newest version of each workflow after a name, by name.
+    ListWorkflows {
+        /// The last name of the page before; none: the first page.
+        after: Option<WorkflowName>,
+        /// How many, at most.
+        limit: usize,
+        /// They.
+        reply: Reply<Vec<Arc<Workflow>>>,
+    },
+    /// Bring state.db up to now; the answer comes when it is there.
+    Checkpoint {
+        /// The offset that state.db is true at.
+        reply: Reply<Offset>,
+    },
+    /// A host announced itself.
+    Announced(Box<Announced>),
+    /// A host said something.
+    Said {
+        /// Which host.
+        host: HostId,
+        /// In which session.
+        session: Session,
+        /// What.
+        said: Said,
+    },
+    /// A session's stream ended.
+    Closed {
+        /// Which host's.
+        host: HostId,
+        /// Which session.
+        session: Session,
+    },
+    /// The own machine's sample.
+    Sampled(Box<SystemSample>),
+    /// End in order.
+    Stop,
+}
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Problem>>;
+
+/// A transaction to start.
+pub(crate) struct StartRequest {
+    /// Its id, drawn at the edge.
+    pub id: TransactionId,
+    /// Its workflow.
+    pub workflow: WorkflowName,
+    /// 0: the newest.
+    pub version: u32,
+    /// What it starts with; its version is set by the engine.
+    pub start: Box<Start>,
+    /// What state.db said about its key.
+    pub looked_up: LookedUp,
+    /// True: the answer comes at its end. One that was there already is answered at once.
+    pub until_end: bool,
+    /// It is durable, or has ended.
+    pub reply: Reply<Started>,
+}
+
+/// What became of a definition.
+#[derive(Clone, Debug)]
+pub(crate) struct Registered {
+    /// With its version.
+    pub workflow: Arc<Workflow>,
+    /// False when this content was there already.
+    pub created: bool,
+}
+
+/// A transaction with its definition, as of an offset.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// The transaction.
+    pub row: Arc<Row>,
+    /// The version of the workflow that it runs.
+    pub workflow: Arc<Workflow>,
+    /// Where in the log this is true.
+    pub offset: Offset,
+}
+
+/// A durable start.
+#[derive(Clone, Debug)]
+pub(crate) struct Started {
+    /// Which transaction.
+    pub id: TransactionId,
+    /// True when the key named one that was there already.
+    pub existing: bool,
+    /// How it stands; none where only state.db has it.
+    pub view: Option<View>,
+}
+
+/// What state.db said about an idempotency key.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LookedUp {
+    /// The transaction that it has.
+    pub known: Option<Known>,
+    /// How many handovers state.db had taken when it was asked: what it took since, it may not have
+    /// said.
+    pub handovers: u64,
+}
+
+/// A host's announcement, checked.
+pub(crate) struct Announced {
+    /// What it calls itself.
+    pub host: HostId,
+    /// What it offers.
+    pub workers: Vec<(WorkerName, u32)>,
+    /// The name of its machine.
+    pub machine: String,
+    /// The program's version.
+    pub version: String,
+    /// What it still has from an earlier session.
+    pub held: Vec<CommandId>,
+    /// What it has that can't be a command's name.
+    pub held_nameless: Vec<String>,
+    /// The way to the host: its welcome and everything else goes out here.
+    pub line: Arc<Line>,
+    /// What its heartbeats renew.
+    pub lease: Arc<Lease>,
+    /// The session is open.
+    pub reply: Reply<Session>,
+}
+
+/// One message of a host, checked item by item.
+#[derive(Default)]
+pub(crate) struct Said {
+    /// Stages that commands have reached.
+    pub progress: Vec<(CommandId, Stage)>,
+    /// How commands ended.
+    pub results: Vec<HostResult>,
+    /// Results for what can't be a command's name.
+    pub nameless: Vec<String>,
+    /// How its machine does.
+    pub samples: Vec<SystemSample>,
+    /// It wants no more commands.
+    pub draining: bool,
+}
+
+/// How a command ended, by its host.
+#[derive(Clone, Debug)]
+pub(crate) struct HostResult {
+    /// Which command.
+    pub command: CommandId,
+    /// How it ended.
+    pub outcome: ResultOutcome,
+    /// Why its payload was not taken, where it was not.
+    pub problem: Option<Problem>,
+    /// From its arrival at the host to its handler's start.
+    pub wait_us: u64,
+    /// From its handler's start to its end.
+    pub run_us: u64,
+}
+
+/// An input with its place in the queue.
+pub(crate) struct Queued {
+    /// The input.
+    pub input: Input,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Puts inputs in the queue.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    places: Arc<Semaphore>,
+    places_max: usize,
+    queue: Sender<Queued>,
+    open: Arc<AtomicBool>,
+}
+
+impl Inbox {
+    /// A queue with so many places, closed for requests until [`Inbox::open`].
+    pub(crate) fn new(places_max: usize) -> (Self, Receiver<Queued>) {
+        // Stop needs no place, so that a full queue can be told to end.
+        let (queue, take) = bounded(places_max + 1);
+        let inbox = Self {
+            places: Arc::new(Semaphore::new(places_max)),
+            places_max,
+            queue,
+            open: Arc::default(),
+        };
+        (inbox, take)
+    }
+
+    /// The replay is done: requests are welcome.
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Puts a request in the queue and waits for its answer.
+    pub(crate) async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Input) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        self.request(make(reply))?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Puts a request in the queue, or refuses it when that is full.
+    pub(crate) fn request(&self, input: Input) -> Result<(), Problem> {
+        if !self.open.load(Ordering::Acquire) {
+            return Err(Problem::new(
+                Reason::NotReady,
+                "the orchestrator is still replaying its log; repeat in a moment",
+            )
+            .retry_after(Duration::from_secs(1)));
+        }
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(
+                Reason::Overloaded,
+                format!(
+                    "{} inputs wait for the orchestrator already; repeat in a moment",
+                    self.places_max
+                ),
+            )
+            .retry_after(Duration::from_millis(100))
+        })?;
+        self.put(input, Some(place))
+    }
+
+    /// Puts a host's word in the queue, waiting for a place.
+    pub(crate) async fn tell(&self, input: Input) -> Result<(), Problem> {
+        let place = self.places.clone().acquire_owned().await.ok();
+        self.put(input, place)
+    }
+
+    /// Asks the driver to end, whatever waits before.
+    pub(crate) fn stop(&self) {
+        // Fails only when the driver has ended already.
+        let _ = self.put(Input::Stop, None);
+    }
+
+    fn put(&self, input: Input, place: Option<OwnedSemaphorePermit>) -> Result<(), Problem> {
+        let queued = Queued {
+            input,
+            _place: place,
+        };
+        self.queue.try_send(queued).map_err(|_| stopping())
+    }
+}
+
+/// The driver is gone, or going.
+pub(crate) fn stopping() -> Problem {
+    Problem::new(
+        Reason::ShuttingDown,
+        "the orchestrator is stopping; what it acknowledged goes on with its next start; repeat in a \
+         moment",
+    )
+    .retry_after(Duration::from_secs(1))
+}

@@ -1,0 +1,104 @@
+//! What leaves the driver once it is durable: one message a batch, to one task that fans it out.
+//!
+//! The driver would otherwise wake the runtime for each answer. Nothing here waits: who doesn't take
+//! what he is sent loses it, and has his own way to ask again.
+
+use std::sync::Arc;
+
+use eventlog::Offset;
+use proto::error::Problem;
+use proto::wire;
+use proto::workflow::Workflow;
+use tokio::sync::{mpsc, watch};
+
+use crate::inbox::{Registered, Reply, Started, View};
+use crate::sessions::line::Line;
+use crate::sessions::table::Session;
+
+/// Batches that may wait for the task; then the driver waits, since the runtime is behind anyway.
+const BATCHES_MAX: usize = 64;
+
+/// One thing that leaves.
+pub(crate) enum Out {
+    /// What became of definitions.
+    Registered(Reply<Vec<Registered>>, Result<Vec<Registered>, Problem>),
+    /// What became of a start.
+    Started(Reply<Started>, Result<Started, Problem>),
+    /// How a transaction stands.
+    View(Reply<Option<View>>, Result<Option<View>, Problem>),
+    /// A transaction to watch.
+    Watch(
+        Reply<Option<watch::Receiver<View>>>,
+        Result<Option<watch::Receiver<View>>, Problem>,
+    ),
+    /// A watched transaction changed.
+    Changed(watch::Sender<View>, View),
+    /// A definition.
+    Workflow(Reply<Arc<Workflow>>, Result<Arc<Workflow>, Problem>),
+    /// Definitions.
+    Workflows(
+        Reply<Vec<Arc<Workflow>>>,
+        Result<Vec<Arc<Workflow>>, Problem>,
+    ),
+    /// state.db is up to an offset.
+    Checkpoint(Reply<Offset>, Result<Offset, Problem>),
+    /// A session is open, or refused.
+    Session(Reply<Session>, Result<Session, Problem>),
+    /// A message to a host.
+    Host(Arc<Line>, wire::ConnectResponse),
+    /// The end of a session.
+    End(Arc<Line>, Problem),
+}
+
+impl Out {
+    /// Lets it out. Whoever went away doesn't mind.
+    fn go(self) {
+        match self {
+            Self::Registered(reply, answer) => drop(reply.send(answer)),
+            Self::Started(reply, answer) => drop(reply.send(answer)),
+            Self::View(reply, answer) => drop(reply.send(answer)),
+            Self::Watch(reply, answer) => drop(reply.send(answer)),
+            Self::Changed(watchers, view) => drop(watchers.send(view)),
+            Self::Workflow(reply, answer) => drop(reply.send(answer)),
+            Self::Workflows(reply, answer) => drop(reply.send(answer)),
+            Self::Checkpoint(reply, answer) => drop(reply.send(answer)),
+            Self::Session(reply, answer) => drop(reply.send(answer)),
+            Self::Host(line, message) => line.send(message),
+            Self::End(line, why) => line.end(why),
+        }
+    }
+
+    /// The batch that it belongs to came to nothing: every answer becomes this problem, and what was
+    /// for hosts is dropped with their sessions.
+    pub(crate) fn refuse(self, problem: &Problem) -> Option<Self> {
+        let refused = || problem.clone();
+        Some(match self {
+            Self::Registered(reply, _) => Self::Registered(reply, Err(refused())),
+            Self::Started(reply, _) => Self::Started(reply, Err(refused())),
+            Self::View(reply, _) => Self::View(reply, Err(refused())),
+            Self::Watch(reply, _) => Self::Watch(reply, Err(refused())),
+            Self::Workflow(reply, _) => Self::Workflow(reply, Err(refused())),
+            Self::Workflows(reply, _) => Self::Workflows(reply, Err(refused())),
+            Self::Checkpoint(reply, _) => Self::Checkpoint(reply, Err(refused())),
+            Self::Session(reply, _) => Self::Session(reply, Err(refused())),
+            Self::End(line, why) => Self::End(line, why),
+            Self::Changed(..) | Self::Host(..) => return None,
+        })
+    }
+}
+
+/// The driver's side of the task.
+pub(crate) type Gate = mpsc::Sender<Vec<Out>>;
+
+/// Makes the gate, and the task that lets out what goes through it, for the caller to spawn.
+pub(crate) fn gate() -> (Gate, impl Future<Output = ()>) {
+    let (gate, mut batches) = mpsc::channel::<Vec<Out>>(BATCHES_MAX);
+    let task = async move {
+        while let Some(batch) = batches.recv().await {
+            batch.into_iter().for_each(Out::go);
+            // A long batch must not keep its receivers from running.
+            tokio::task::yield_now().await;
+        }
+    };
+    (gate, task)
+}

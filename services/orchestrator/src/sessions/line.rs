@@ -1,0 +1,118 @@
+//! What a session's stream and the driver share: the way out to the host, and its lease.
+//!
+//! Heartbeats touch one atomic here and never wait for the driver, who reads it when he judges
+//! whether a lease has lapsed.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use proto::error::{Problem, Reason};
+use proto::id::{HostId, Time};
+use proto::wire;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// The way out to one host.
+#[derive(Debug)]
+pub(crate) struct Line {
+    messages: mpsc::Sender<Result<wire::ConnectResponse, Status>>,
+    cut: CancellationToken,
+}
+
+impl Line {
+    /// A line with room for so many messages, and its far end.
+    pub(crate) fn new(
+        messages_max: usize,
+    ) -> (Self, mpsc::Receiver<Result<wire::ConnectResponse, Status>>) {
+        let (messages, far_end) = mpsc::channel(messages_max);
+        let line = Self {
+            messages,
+            cut: CancellationToken::new(),
+        };
+        (line, far_end)
+    }
+
+    /// Sends a message. A host that takes none for so long that the line is full is cut off: it comes
+    /// back to its commands within its lease, and nobody waits for it meanwhile.
+    pub(crate) fn send(&self, message: wire::ConnectResponse) {
+        if self.messages.try_send(Ok(message)).is_err() && !self.cut.is_cancelled() {
+            self.cut.cancel();
+        }
+    }
+
+    /// Ends the session with a last word.
+    pub(crate) fn end(&self, why: Problem) {
+        // A host that doesn't listen will see the stream end.
+        let _ = self.messages.try_send(Err(why.into()));
+        self.cut.cancel();
+    }
+
+    /// Whether the session is to end.
+    pub(crate) async fn is_cut(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+/// When a host was last heard.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    heard_us: AtomicI64,
+}
+
+impl Lease {
+    /// Heard at `at`.
+    pub(crate) fn new(at: Time) -> Self {
+        Self {
+            heard_us: AtomicI64::new(at.0),
+        }
+    }
+
+    /// A sign of life.
+    pub(crate) fn renew(&self, at: Time) {
+        self.heard_us.fetch_max(at.0, Ordering::Relaxed);
+    }
+
+    /// The last sign of life.
+    pub(crate) fn heard(&self) -> Time {
+        Time(self.heard_us.load(Ordering::Relaxed))
+    }
+}
+
+/// The open sessions by the names that heartbeats use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leases(Arc<RwLock<BySession>>);
+
+type BySession = HashMap<String, (HostId, Arc<Lease>)>;
+
+impl Leases {
+    /// A session is open.
+    pub(crate) fn insert(&self, session_id: String, host: HostId, lease: Arc<Lease>) {
+        let mut leases = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        leases.insert(session_id, (host, lease));
+    }
+
+    /// A session has ended.
+    pub(crate) fn remove(&self, session_id: &str) {
+        let mut leases = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        leases.remove(session_id);
+    }
+
+    /// Renews the lease of an open session.
+    pub(crate) fn renew(&self, host_id: &str, session_id: &str, at: Time) -> Result<(), Problem> {
+        let leases = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match leases.get(session_id) {
+            Some((host, lease)) if host.as_str() == host_id => {
+                lease.renew(at);
+                Ok(())
+            }
+            _ => Err(Problem::field(
+                Reason::SessionUnknown,
+                "session_id",
+                "session_id names no open session of this host; Connect and send heartbeats with the \
+                 session_id of the Welcome",
+            )),
+        }
+    }
+}
