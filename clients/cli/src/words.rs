@@ -47,12 +47,18 @@ pub(crate) fn span(duration: Duration) -> String {
         0..1_000 => format!("{micros} µs"),
         1_000..1_000_000 => format!("{:.1} ms", duration.as_secs_f64() * 1_000.0),
         1_000_000..60_000_000 => format!("{:.2} s", duration.as_secs_f64()),
-        60_000_000..3_600_000_000 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600_000_000..86_400_000_000 => {
-            format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60)
-        }
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+        60_000_000..3_600_000_000 => both(seconds / 60, "min", seconds % 60, "s"),
+        3_600_000_000..86_400_000_000 => both(seconds / 3_600, "h", seconds % 3_600 / 60, "min"),
+        _ => both(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
     }
+}
+
+/// Two units together; the smaller one only if there is any of it.
+fn both(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    if small == 0 {
+        return format!("{large} {large_unit}");
+    }
+    format!("{large} {large_unit} {small} {small_unit}")
 }
 
 /// A count of bytes, such as "1.5 GiB".
@@ -268,6 +274,7 @@ mod tests {
         assert_eq!(said(12_340), "12.3 ms");
         assert_eq!(said(1_530_000), "1.53 s");
         assert_eq!(said(125_000_000), "2 min 5 s");
+        assert_eq!(said(300_000_000), "5 min");
         assert_eq!(said(11_040_000_000), "3 h 4 min");
         assert_eq!(said(90_000_000_000), "1 d 1 h");
         assert_eq!(duration(None), "-");

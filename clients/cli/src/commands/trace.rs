@@ -1,5 +1,6 @@
 //! `multiagents trace`: a transaction as a waterfall, from the monitor's commands and events.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::wire;
@@ -151,6 +152,14 @@ fn waterfall(trace: &wire::GetTransactionTraceResponse, output: &Output) -> Vec<
         .width
         .saturating_sub(taken)
         .clamp(BAR_COLUMNS_MIN, BAR_COLUMNS_MAX);
+    let runs: HashMap<&str, u64> = trace
+        .events
+        .iter()
+        .filter_map(|event| {
+            let run = proto::convert::measured_us(Some(event.run.as_ref()?));
+            Some((event.command_id.as_str(), run))
+        })
+        .collect();
     let scale = Scale {
         start,
         span_us: end.since_us(start).max(1),
@@ -174,7 +183,7 @@ fn waterfall(trace: &wire::GetTransactionTraceResponse, output: &Output) -> Vec<
             row[0],
             row[1],
             output.painted(&stage, tone_of(&row[2])),
-            scale.bar(command, end),
+            scale.bar(command, runs.get(command.command_id.as_str()).copied(), end),
             took(command),
             a = widths[0],
             b = widths[1],
@@ -208,14 +217,30 @@ impl Scale {
     }
 
     /// The command's bar: at least one column, so that nothing is too fast to be seen.
-    fn bar(&self, command: &wire::CommandSpan, now: proto::id::Time) -> String {
+    ///
+    /// Where its host measured how long the handler ran, that is the dark part: it is exact, while
+    /// the word that the handler began may have travelled with its result.
+    fn bar(
+        &self,
+        command: &wire::CommandSpan,
+        run_us: Option<u64>,
+        now: proto::id::Time,
+    ) -> String {
         let time = |time: &Option<prost_types::Timestamp>| {
             time.as_ref().map(proto::convert::from_timestamp)
         };
         let queued = time(&command.queued_time).unwrap_or(self.start);
         let ended = time(&command.end_time).unwrap_or(now);
         // Where nobody saw the handler begin, all of it counts as waiting up to the dispatch.
-        let began = time(&command.processing_time)
+        let measured = match (run_us, &command.end_time) {
+            (Some(run_us), Some(_)) => {
+                let run_us = i64::try_from(run_us).unwrap_or(i64::MAX);
+                Some(proto::id::Time(ended.0.saturating_sub(run_us)).max(queued))
+            }
+            _ => None,
+        };
+        let began = measured
+            .or_else(|| time(&command.processing_time))
             .or_else(|| time(&command.dispatched_time))
             .unwrap_or(ended);
         let first = self.column(queued).min(self.columns.saturating_sub(1));
@@ -273,6 +298,7 @@ mod tests {
         ended: Option<i64>,
     ) -> wire::CommandSpan {
         wire::CommandSpan {
+            command_id: format!("0198/{step}/do#1"),
             step: step.into(),
             worker: "w".into(),
             attempt: 1,
@@ -298,12 +324,22 @@ mod tests {
             transaction_id: "0198".into(),
             workflow: "demo".into(),
             state: wire::TransactionState::Failed.into(),
-            commands: vec![span("fast", 0, Some(250), Some(500)), failed],
-            events: vec![wire::Event {
-                time: time(0),
-                r#type: wire::EventType::TransactionStarted.into(),
-                ..Default::default()
-            }],
+            commands: vec![span("fast", 0, Some(490), Some(500)), failed],
+            events: vec![
+                wire::Event {
+                    time: time(0),
+                    r#type: wire::EventType::TransactionStarted.into(),
+                    ..Default::default()
+                },
+                // The word that it began came late; the host's own figure is the right one.
+                wire::Event {
+                    time: time(500),
+                    r#type: wire::EventType::CommandCompleted.into(),
+                    command_id: "0198/fast/do#1".into(),
+                    run: Some(words::to_wire(Duration::from_millis(250))),
+                    ..Default::default()
+                },
+            ],
             ..Default::default()
         };
         let text = captured(false, |output| {
@@ -322,6 +358,7 @@ flaky #2  w       failed             ░░░░████  500.0 ms
 flaky #2: NetworkError: Connection timeout
 
 +    0.000 s  transaction_started
++    0.500 s  command_completed
 "
         );
     }
@@ -332,13 +369,14 @@ flaky #2: NetworkError: Connection timeout
             queued in -10i64..2_000,
             processing in proptest::option::of(-10i64..2_000),
             ended in proptest::option::of(-10i64..2_000),
+            run in proptest::option::of(0u64..5_000_000),
         ) {
             let scale = Scale {
                 start: proto::convert::from_timestamp(&time(0).unwrap_or_default()),
                 span_us: 1_000_000,
                 columns: 30,
             };
-            let bar = scale.bar(&span("s", queued, processing, ended), scale.start);
+            let bar = scale.bar(&span("s", queued, processing, ended), run, scale.start);
             prop_assert_eq!(bar.chars().count(), 30);
             prop_assert!(bar.contains('█') || bar.contains('░'));
         }

@@ -81,16 +81,23 @@ pub(super) fn binaries() -> Result<[PathBuf; 3], Failure> {
     Ok([binary(first)?, binary(second)?, binary(third)?])
 }
 
-/// Addresses for the ports. Free ones are held together until all are known, so that they differ.
+/// Addresses for the ports. All are held together for a moment: so free ones differ, and one that
+/// somebody else has is found out here, before that one's readiness is taken for ours.
 pub(super) fn addresses(ports: [u16; 3]) -> Result<[SocketAddr; 3], Failure> {
     let mut held = Vec::new();
     let mut addresses = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    for address in &mut addresses {
-        if address.port() == 0 {
-            let listener = TcpListener::bind(*address)?;
-            *address = listener.local_addr()?;
-            held.push(listener);
-        }
+    for (which, address) in Which::STARTING.into_iter().zip(&mut addresses) {
+        let listener = TcpListener::bind(*address).map_err(|error| {
+            Failure::refused(format!(
+                "the {} can't listen on {address} ({}); if a suite runs there already use that \
+                 one, else choose another with --{}-port, 0 for a free one",
+                which.title(),
+                error.kind(),
+                which.name()
+            ))
+        })?;
+        *address = listener.local_addr()?;
+        held.push(listener);
     }
     Ok(addresses)
 }
@@ -231,10 +238,23 @@ mod tests {
 
     #[test]
     fn free_ports_differ_and_given_ones_are_kept() {
-        let [one, two, three] = addresses([0, 0, 7_003]).unwrap();
+        let [one, two, three] = addresses([0, 0, 0]).unwrap();
         assert_ne!(one.port(), two.port());
         assert_ne!(one.port(), 0);
-        assert_eq!(three.to_string(), "127.0.0.1:7003");
+        let given = addresses([0, 0, three.port()]).unwrap();
+        assert_eq!(given[2], three);
+    }
+
+    #[test]
+    fn a_port_that_somebody_has_is_refused_before_anything_starts() {
+        let somebody = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = somebody.local_addr().unwrap().port();
+        let refused = addresses([0, port, 0]).unwrap_err();
+        assert!(
+            refused.message.contains("the worker host can't listen")
+                && refused.message.contains("--worker-host-port"),
+            "{refused}"
+        );
     }
 
     #[test]
