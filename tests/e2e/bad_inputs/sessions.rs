@@ -265,7 +265,19 @@ async fn a_result_under_a_lapsed_lease_changes_nothing() {
             .ok_or(format!("{stage:?}"))
     })
     .await;
-    let answer = silent.result(&command, r#"{"late":true}"#).await;
+    let end = loop {
+        if let Err(status) = silent.next().await {
+            break status;
+        }
+    };
+    assert_eq!(
+        raw::reason(&end),
+        "LEASE_LAPSED",
+        "the session is over: {end:?}"
+    );
+    // It comes back, as a host does that was only cut off for too long.
+    let mut back = Liar::announced(&suite, "silent", "something_else").await;
+    let answer = back.result(&command, r#"{"late":true}"#).await;
     assert_eq!(answer.refused_reason, "LEASE_LAPSED");
     let status = client
         .status(&started.transaction_id)
