@@ -53,6 +53,7 @@ pub(crate) struct Arguments {
 /// Prints them.
 pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u8, Failure> {
     let mut feed = context.suite.monitor().await?.events(request(&arguments));
+    let mut cut = false;
     let ended = loop {
         let message = tokio::select! {
             biased;
@@ -61,6 +62,12 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u
         };
         match message {
             Ok(Some(message)) => {
+                // One word about a cut, however many attempts it takes to get over it.
+                let again = cut;
+                cut = matches!(message.item, FeedItem::Interrupted(_));
+                if again && cut {
+                    continue;
+                }
                 if let Err(failure) = print(&message, &mut context.output) {
                     break Err(failure);
                 }
