@@ -114,7 +114,7 @@ impl Page<'_, '_> {
                 let bounds = BOUNDS_US.map(|us| us as f64 / 1e6);
                 let buckets: Vec<(f64, u64)> = bounds
                     .into_iter()
-                    .chain([f64::MAX])
+                    .chain([f64::INFINITY])
                     .zip(value.counts)
                     .collect();
                 let count = value.counts.iter().sum();

@@ -74,7 +74,7 @@ pub async fn tail(
         },
         source: address,
         inbox,
-        connected: false,
+        connected: None,
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -86,7 +86,8 @@ struct Tail {
     source: Arc<str>,
     place: Place,
     inbox: mpsc::Sender<Input>,
-    connected: bool,
+    /// What was written down last; none before the first try.
+    connected: Option<bool>,
 }
 
 impl Tail {
@@ -102,9 +103,11 @@ impl Tail {
                 pause = PAUSE_MIN;
             }
             let reason = format!("{:?}: {}", status.code(), status.message());
-            if self.connected {
-                self.connected = false;
-                tracing::warn!(source = %self.source, reason, "the stream of events ended");
+            if self.connected == Some(false) {
+                tracing::debug!(source = %self.source, reason, "the source can't be reached yet");
+            } else {
+                tracing::warn!(source = %self.source, reason, "the source's events don't come");
+                self.connected = Some(false);
                 let what = What::Disconnected {
                     source: self.source.clone(),
                     reason,
@@ -112,8 +115,6 @@ impl Tail {
                 if self.note(Note::one(what)).await.is_err() {
                     return;
                 }
-            } else {
-                tracing::debug!(source = %self.source, reason, "the source can't be reached");
             }
             if self.recover(&status).await.is_err() {
                 return;
@@ -149,6 +150,10 @@ impl Tail {
             Ok(stream) => stream,
             Err(status) => return Ended::Failed(status),
         };
+        // A source without events says nothing for a while, and is there all the same.
+        if let Err(ended) = self.said_hello(&self.place.log_id.clone()).await {
+            return ended;
+        }
         loop {
             let message = match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
                 Ok(Ok(Some(message))) => message,
@@ -177,7 +182,7 @@ impl Tail {
     }
 
     async fn take(&mut self, message: ReadEventsResponse) -> Result<(), Ended> {
-        if !self.connected || self.place.log_id != message.log_id {
+        if self.place.log_id != message.log_id {
             self.said_hello(&message.log_id).await?;
         }
         let Some(bytes) = message.batch else {
@@ -252,15 +257,17 @@ impl Tail {
         .await
     }
 
-    /// The first message of a stream: says who is there.
+    /// The stream is open, or its first message says whose it is.
     async fn said_hello(&mut self, log_id: &str) -> Result<(), Ended> {
         let other = !self.place.log_id.is_empty() && self.place.log_id != log_id;
         if other && self.place.next > 0 && self.place.cursor.is_empty() {
             self.replaced("foreign", 0).await?;
         }
         log_id.clone_into(&mut self.place.log_id);
-        self.connected = true;
-        tracing::info!(source = %self.source, from = self.place.next, "following the source's events");
+        if self.connected != Some(true) {
+            self.connected = Some(true);
+            tracing::info!(source = %self.source, from = self.place.next, "following the source's events");
+        }
         let what = What::Connected {
             source: self.source.clone(),
             log_id: log_id.to_owned(),
