@@ -15,6 +15,13 @@ const OWN_SETS: [&[u8]; 4] = [
     tonic_types::pb::FILE_DESCRIPTOR_SET,
 ];
 
+/// The services that every server has.
+const OWN_SERVICES: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
 /// Paths by whether either side streams.
 #[derive(Debug, Default)]
 pub(crate) struct Methods(HashMap<String, bool>);
@@ -52,16 +59,20 @@ impl Methods {
     }
 }
 
-/// Adds reflection, v1 and the v1alpha that older clients ask for.
+/// Adds reflection, v1 and the v1alpha that older clients ask for. It lists `services` and the
+/// server's own; what else the sets describe is described, but not listed as being here.
 pub(crate) fn add_reflection(
     routes: Routes,
     sets: &[&'static [u8]],
+    services: &[&'static str],
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
-        sets.iter().chain(&OWN_SETS).fold(
+        let described = sets.iter().chain(&OWN_SETS).fold(
             Builder::configure().include_reflection_service(false),
             |builder, set| builder.register_encoded_file_descriptor_set(set),
-        )
+        );
+        let listed = services.iter().chain(&OWN_SERVICES);
+        listed.fold(described, |builder, name| builder.with_service_name(*name))
     };
     Ok(routes
         .add_service(builder().build_v1()?)

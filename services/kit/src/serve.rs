@@ -156,7 +156,8 @@ impl Server {
             &paths,
         );
         let (health, health_service) = tonic_health::server::health_reporter();
-        let routes = methods::add_reflection(service.routes, &service.descriptor_sets)
+        let (sets, names) = (&service.descriptor_sets, &service.health_names);
+        let routes = methods::add_reflection(service.routes, sets, names)
             .map_err(|error| unreadable(&error))?
             .add_service(health_service)
             .into_axum_router();

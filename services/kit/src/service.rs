@@ -25,7 +25,7 @@ pub struct Service {
     pub http: axum::Router,
     /// Encoded `FileDescriptorSet`s, for reflection and to know the methods by name.
     pub descriptor_sets: Vec<&'static [u8]>,
-    /// Full names of the gRPC services that grpc.health.v1 answers for, besides "".
+    /// Full names of the gRPC services: grpc.health.v1 answers for them, reflection lists them.
     pub health_names: Vec<&'static str>,
     /// Whether the service can do its work; health and `/readyz` follow it.
     pub readiness: watch::Receiver<Readiness>,
