@@ -10,7 +10,9 @@
 //! | what can come in, what goes out | this file, `effect.rs` |
 //! | start, cancel, finish, compensate | `transaction.rs` |
 //! | order, join, retry | `step.rs` |
-//! | stages, deadlines, which result counts | `command.rs` |
+//! | stages, deadlines, outcomes | `command.rs` |
+//! | which result counts | `result.rs` |
+//! | definitions and their versions | `catalogue.rs` |
 //! | how an event changes the state | `evolve.rs` |
 //! | a transaction as bytes-to-be, there and back | `snapshot.rs` |
 
@@ -18,6 +20,7 @@ mod catalogue;
 mod command;
 mod effect;
 mod evolve;
+mod result;
 mod snapshot;
 mod state;
 mod step;
@@ -39,8 +42,8 @@ use proto::id::{CommandId, HostId, Time, TransactionId, WorkerName, WorkflowName
 use proto::lifecycle::{Stage, is_end};
 use proto::workflow::Workflow;
 
-pub use command::{checked_result, is_duplicate};
 pub use effect::{Decided, Effect, Outgoing, OutgoingUndo};
+pub use result::{checked_result, is_duplicate};
 pub use snapshot::{Snapshot, absent_step_state};
 pub use state::State;
 

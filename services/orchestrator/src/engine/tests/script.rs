@@ -121,7 +121,7 @@ impl Scene {
                     host: host(name),
                 }
             }
-            (step, words) => self.from_host(step, words),
+            (step, words) => self.told(step, words),
         };
         let outcome = self.try_input(input);
         outcome.unwrap_or_else(|problem| vec![format!("! {}", problem.reason_word())])
@@ -140,7 +140,7 @@ impl Scene {
         }
     }
 
-    fn from_host(&self, step: &str, words: &[&str]) -> Input {
+    fn told(&self, step: &str, words: &[&str]) -> Input {
         let command = self.command(step);
         let (words, host) = match words {
             [words @ .., "from", name] => (words, host(name)),
