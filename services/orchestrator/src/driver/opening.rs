@@ -163,6 +163,9 @@ fn fold(config: &Config, log: &Reader, catalogue: &Catalogue) -> Result<Fold, Fa
     if events > 0 {
         tracing::info!(events, from = applied, "replaying the log");
     }
+    if applied == bounds.oldest && bounds.oldest > 0 {
+        replay.find_definitions(log, bounds.next)?;
+    }
     replay.run(log, bounds.next)?;
     Ok(Fold {
         last_time: last_time(log)?,
@@ -222,6 +225,25 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
+    /// A trim carries definitions to the tail, behind transactions that run them: in a log without its
+    /// beginning and without state.db they are looked for first.
+    fn find_definitions(&mut self, log: &Reader, end: Offset) -> Result<(), Fatal> {
+        let mut from = self.applied;
+        while from < end {
+            for record in log.read(from, READ_BYTES, false)? {
+                let decoded =
+                    decode(&record.events, None).map_err(|error| Fatal::Fold(error.to_string()))?;
+                for stored in decoded.events {
+                    if let Kind::WorkflowRegistered(workflow) = stored.event.kind {
+                        self.state.restore_definition(&workflow, stored.offset);
+                    }
+                }
+                from = record.end();
+            }
+        }
+        Ok(())
+    }
+
     fn run(&mut self, log: &Reader, end: Offset) -> Result<(), Fatal> {
         let mut from = self.applied;
         while from < end {

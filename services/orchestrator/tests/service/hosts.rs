@@ -1,0 +1,173 @@
+//! Sessions, leases, and which result counts.
+
+use std::time::Duration;
+
+use proto::wire;
+use proto::wire::{EventType, TransactionState};
+
+use crate::harness::{Suite, config, reason, sequence};
+use crate::host::{FakeHost, completed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_counts_once_and_only_from_who_has_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    let mut stranger = FakeHost::connect(&suite, "s", &[("other", 1)]).await;
+    let id = suite.execute("orders", "{}").await;
+    let command = host.command().await.command_id;
+
+    stranger.report(&command, completed(r#"{"by":"s"}"#)).await;
+    assert_eq!(stranger.acknowledgement().await, "NOT_LEASE_HOLDER");
+    for unknown in ["no command", "01890a5d-ac96-774b-bcce-b302099a8057/a/do#1"] {
+        host.report(unknown, completed("{}")).await;
+        assert_eq!(host.acknowledgement().await, "COMMAND_UNKNOWN");
+    }
+    host.complete(&command, r#"{"by":"h"}"#).await;
+    host.complete(&command, r#"{"by":"h"}"#).await;
+    host.report(&command, completed(r#"{"by":"x"}"#)).await;
+    assert_eq!(host.acknowledgement().await, "RESULT_CONFLICT");
+
+    suite.until(&id, TransactionState::Completed).await;
+    assert_eq!(suite.count(EventType::CommandCompleted).await, 1);
+    assert_eq!(suite.count(EventType::ResultRefused).await, 4);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_no_object_fails_its_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    let id = suite.execute("orders", "{}").await;
+    let command = host.command().await.command_id;
+    host.report(&command, completed("[1]")).await;
+    assert_eq!(host.acknowledgement().await, "PAYLOAD_NOT_OBJECT");
+    let ended = suite.until(&id, TransactionState::Failed).await;
+    assert_eq!(ended.failed_step, "a");
+    suite.stop().await;
+}
+
+fn short_lease(directory: &std::path::Path) -> orchestrator::config::Config {
+    let mut config = config(directory);
+    config.sessions.lease.0 = Duration::from_millis(400);
+    config.sessions.heartbeat_interval.0 = Duration::from_millis(100);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_host_loses_its_command_to_another_and_its_late_result_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start_with(short_lease(directory.path())).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut silent = FakeHost::without_heartbeats(&suite, "silent", &[("a", 1)], &[]).await;
+    let id = suite.execute("orders", "{}").await;
+    let first = silent.command().await;
+    let mut lively = FakeHost::connect(&suite, "lively", &[("a", 1)]).await;
+    let second = lively.command().await;
+    assert_ne!(first.command_id, second.command_id);
+    assert_eq!((first.attempt, second.attempt), (1, 2));
+    assert_eq!(reason(&silent.end().await), "LEASE_LAPSED");
+
+    let workers = [("other", 1)];
+    let held = [first.command_id.clone()];
+    let mut late = FakeHost::reconnect(&suite, "silent", &workers, &held).await;
+    assert_eq!(late.welcome.revoked_command_ids, held);
+    late.report(&first.command_id, completed(r#"{"late":true}"#))
+        .await;
+    assert_eq!(late.acknowledgement().await, "LEASE_LAPSED");
+
+    lively.complete(&second.command_id, "{}").await;
+    let ended = suite.until(&id, TransactionState::Completed).await;
+    assert_eq!(ended.steps[0].attempts.len(), 2);
+    assert_eq!(suite.count(EventType::CommandLost).await, 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_keep_a_lease_for_many_times_its_length() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start_with(short_lease(directory.path())).await;
+    suite.register(sequence("orders", &["a", "wait"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    let id = suite.execute("orders", "{}").await;
+    let command = host.command().await;
+    // Three hosts that say nothing lapse one after the other: three leases have passed then.
+    for number in 0..3 {
+        let id = format!("silent-{number}");
+        let mut silent = FakeHost::without_heartbeats(&suite, &id, &[("x", 1)], &[]).await;
+        assert_eq!(reason(&silent.end().await), "LEASE_LAPSED");
+    }
+    host.complete(&command.command_id, "{}").await;
+    assert_eq!(suite.count(EventType::CommandLost).await, 0);
+    assert_eq!(suite.status(&id).await.steps[0].attempts.len(), 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_comes_back_keeps_what_it_holds_and_loses_what_it_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 2)]).await;
+    let kept_id = suite.execute("orders", "{}").await;
+    let kept = host.command().await.command_id;
+    let lost_id = suite.execute("orders", "{}").await;
+    let lost = host.command().await.command_id;
+    let mut again =
+        FakeHost::reconnect(&suite, "h", &[("a", 2)], std::slice::from_ref(&kept)).await;
+    assert_eq!(reason(&host.end().await), "SESSION_REPLACED");
+    let second = again.command().await;
+    assert!(second.command_id.starts_with(&lost_id) && second.command_id != lost);
+    again.complete(&kept, "{}").await;
+    again.complete(&second.command_id, "{}").await;
+    suite.until(&kept_id, TransactionState::Completed).await;
+    suite.until(&lost_id, TransactionState::Completed).await;
+    assert_eq!(suite.count(EventType::CommandLost).await, 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_host_gets_nothing_more_and_leaves_in_peace() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 2)]).await;
+    let first = suite.execute("orders", "{}").await;
+    let command = host.command().await;
+    host.say(wire::ConnectRequest {
+        draining: true,
+        ..Default::default()
+    })
+    .await;
+    host.complete(&command.command_id, "{}").await;
+    suite.until(&first, TransactionState::Completed).await;
+    let second = suite.execute("orders", "{}").await;
+    let mut other = FakeHost::connect(&suite, "other", &[("a", 1)]).await;
+    assert!(other.do_next("{}").await.command_id.starts_with(&second));
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_bound_what_a_host_gets_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 2)]).await;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(suite.execute("orders", "{}").await);
+    }
+    for _ in 0..3 {
+        let (one, two) = (host.command().await, host.command().await);
+        assert_eq!(suite.count(EventType::CommandDispatched).await % 2, 0);
+        host.report(&one.command_id, completed("{}")).await;
+        host.report(&two.command_id, completed("{}")).await;
+    }
+    for id in ids {
+        suite.until(&id, TransactionState::Completed).await;
+    }
+    suite.stop().await;
+}

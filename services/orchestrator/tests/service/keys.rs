@@ -1,0 +1,130 @@
+//! Idempotency keys: one start, for as long as its transaction is retained.
+
+use proto::wire;
+use proto::wire::TransactionState;
+use proto::wire::execute_workflow_request::Payload;
+
+use crate::harness::{Suite, reason, sequence, start, start_and_wait};
+use crate::host::FakeHost;
+
+fn with_key(request: wire::ExecuteWorkflowRequest, key: &str) -> wire::ExecuteWorkflowRequest {
+    wire::ExecuteWorkflowRequest {
+        idempotency_key: key.to_owned(),
+        ..request
+    }
+}
+
+fn input_as_struct() -> Payload {
+    use prost_types::value::Kind;
+    let number = |number| prost_types::Value {
+        kind: Some(Kind::NumberValue(number)),
+    };
+    Payload::Input(prost_types::Struct {
+        fields: [("b".to_owned(), number(2.0)), ("a".to_owned(), number(1.0))].into(),
+    })
+}
+
+/// The same start in three forms, and others that differ in one thing each.
+async fn one_start_and_no_other(suite: &mut Suite, id: &str) {
+    let same = [
+        start("orders", r#"{"a":1,"b":2}"#),
+        start("orders", r#" {"b": 2, "a": 1} "#),
+        wire::ExecuteWorkflowRequest {
+            payload: Some(input_as_struct()),
+            ..start("orders", "{}")
+        },
+    ];
+    for request in same {
+        let answer = suite.client.execute_workflow(with_key(request, "k")).await;
+        let answer = answer.unwrap().into_inner();
+        assert!(answer.existing);
+        assert_eq!(answer.transaction_id, id);
+        assert_eq!(answer.transaction.unwrap().transaction_id, id);
+    }
+    let different = [
+        start("orders", r#"{"a":1}"#),
+        wire::ExecuteWorkflowRequest {
+            version: 1,
+            ..start("orders", r#"{"a":1,"b":2}"#)
+        },
+        wire::ExecuteWorkflowRequest {
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            ..start("orders", r#"{"a":1,"b":2}"#)
+        },
+    ];
+    for request in different {
+        let refused = suite.client.execute_workflow(with_key(request, "k")).await;
+        assert_eq!(reason(&refused.unwrap_err()), "IDEMPOTENCY_KEY_REUSED");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_key_is_the_same_transaction_live_ended_written_and_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["w"])).await;
+    suite.register(sequence("others", &["w"])).await;
+    let request = with_key(start("orders", r#"{"a":1,"b":2}"#), "k");
+    let first = suite
+        .client
+        .execute_workflow(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(!first.existing);
+    let id = first.transaction_id;
+    one_start_and_no_other(&mut suite, &id).await;
+
+    let mut host = FakeHost::connect(&suite, "h", &[("w", 2)]).await;
+    host.do_next("{}").await;
+    suite.until(&id, TransactionState::Completed).await;
+    one_start_and_no_other(&mut suite, &id).await;
+
+    // A list brings state.db up to now, and what has ended leaves memory.
+    let list = wire::ListTransactionsRequest::default();
+    suite.client.list_transactions(list).await.unwrap();
+    one_start_and_no_other(&mut suite, &id).await;
+    assert_eq!(suite.count(wire::EventType::TransactionStarted).await, 1);
+
+    // The key is the workflow's own.
+    let other = with_key(start("others", r#"{"a":1,"b":2}"#), "k");
+    let other = suite
+        .client
+        .execute_workflow(other)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(!other.existing && other.transaction_id != id);
+    drop(host);
+    suite.stop().await;
+
+    let mut suite = Suite::start(directory.path()).await;
+    one_start_and_no_other(&mut suite, &id).await;
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_one_key_is_one_start_and_all_get_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["w"])).await;
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let mut client = suite.client.clone();
+            let request = with_key(start_and_wait("orders", "{}"), "k");
+            tokio::spawn(async move { client.execute_workflow(request).await })
+        })
+        .collect();
+    let mut host = FakeHost::connect(&suite, "h", &[("w", 2)]).await;
+    host.do_next("{}").await;
+    let mut ids = std::collections::BTreeSet::new();
+    for call in calls {
+        let answer = call.await.unwrap().unwrap().into_inner();
+        let transaction = answer.transaction.unwrap();
+        assert_eq!(transaction.state(), TransactionState::Completed);
+        ids.insert(answer.transaction_id);
+    }
+    assert_eq!(ids.len(), 1);
+    assert_eq!(suite.count(wire::EventType::TransactionStarted).await, 1);
+    suite.stop().await;
+}

@@ -1,0 +1,13 @@
+//! The orchestrator over real sockets, in this process, with hosts that do what a test says.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+mod host;
+mod runs;
+mod keys;
+mod restarts;
+mod hosts;
+mod bad_inputs;
+mod event_log;
+mod store_trouble;
+mod retention;

@@ -1,0 +1,86 @@
+//! A log that refuses, and one that doesn't know.
+
+use eventlog::{MemoryStore, Options, Refused, Room};
+use proto::wire::{EventType, TransactionState};
+
+use crate::harness::{Suite, config, reason, sequence, start};
+use crate::host::FakeHost;
+
+async fn on(store: &MemoryStore, directory: &std::path::Path) -> Suite {
+    let log = store.open(Options::default()).unwrap();
+    Suite::start_on(config(directory), Box::new(log)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn near_the_end_of_the_disk_what_ends_work_is_taken_and_what_begins_it_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let mut suite = on(&store, directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let id = suite.execute("orders", "{}").await;
+    store.set_room(Room::Reserved);
+    let refused = suite
+        .client
+        .execute_workflow(start("orders", "{}"))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&refused), "STORE_FULL");
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    host.do_next("{}").await;
+    suite.until(&id, TransactionState::Completed).await;
+    store.set_room(Room::Ample);
+    suite.execute("orders", "{}").await;
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_never_happened_and_the_next_one_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let mut suite = on(&store, directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let before = suite.execute("orders", "{}").await;
+    store.refuse_next(Refused::Full("a test".to_owned()));
+    // The refused batch may be one of the orchestrator's own samples.
+    let refused = loop {
+        match suite.client.execute_workflow(start("orders", "{}")).await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+        store.refuse_next(Refused::Full("a test".to_owned()));
+    };
+    assert_eq!(reason(&refused), "STORE_FULL");
+    let after = suite.execute("orders", "{}").await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 8)]).await;
+    let started = suite.count(EventType::TransactionStarted).await;
+    for _ in 0..started {
+        host.do_next("{}").await;
+    }
+    suite.until(&before, TransactionState::Completed).await;
+    suite.until(&after, TransactionState::Completed).await;
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_of_unknown_fate_ends_the_process_with_74() {
+    for written in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = MemoryStore::new();
+        let mut suite = on(&store, directory.path()).await;
+        suite.register(sequence("orders", &["a"])).await;
+        store.unknown_next(written);
+        let failed = suite
+            .client
+            .execute_workflow(start("orders", "{}"))
+            .await
+            .unwrap_err();
+        assert_eq!(reason(&failed), "STORE_FAILED");
+        let end = suite.ended().await.unwrap_err();
+        assert_eq!(kit::exit_code_of(&end), 74);
+        // The next start finds out.
+        let suite = on(&store, directory.path()).await;
+        let started = suite.count(EventType::TransactionStarted).await;
+        assert_eq!(started, usize::from(written));
+        suite.stop().await;
+    }
+}
