@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -325,14 +325,15 @@ enum Job {
 /// The thread that does the work, where there is one.
 pub(crate) struct Upkeep {
     work: Arc<Work>,
-    thread: Option<(Sender<Job>, JoinHandle<()>)>,
+    thread: Option<(SyncSender<Job>, JoinHandle<()>)>,
     asked_at: u64,
 }
 
 impl Upkeep {
     pub(crate) fn start(work: Arc<Work>, background: bool) -> io::Result<Upkeep> {
         let thread = if background {
-            let (sender, receiver) = channel();
+            // One ask that waits is enough: who takes it looks at how things stand then.
+            let (sender, receiver) = sync_channel(1);
             let worker = Arc::clone(&work);
             let handle = std::thread::Builder::new()
                 .name("eventlog-upkeep".into())
@@ -361,8 +362,8 @@ impl Upkeep {
         let far = WINDOW_BYTES.min(self.work.options.segment_bytes) / 4;
         if position < self.asked_at || position - self.asked_at >= far {
             self.asked_at = position;
-            // The thread ends only when it is told to.
-            let _ = sender.send(Job::WriteAhead);
+            // The thread ends only when it is told to; a full queue has this very ask in it.
+            let _ = sender.try_send(Job::WriteAhead);
         }
     }
 
@@ -370,7 +371,7 @@ impl Upkeep {
     pub(crate) fn rolled(&mut self) {
         self.asked_at = 0;
         if let Some((sender, _)) = &self.thread {
-            let _ = sender.send(Job::WriteAhead);
+            let _ = sender.try_send(Job::WriteAhead);
         }
     }
 

@@ -127,6 +127,10 @@ fn advance(nanos: i128, elapsed: Duration, wall: i128) -> i128 {
     unslewed + (wall - unslewed).clamp(-slew_max, slew_max)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that everybody else's time comes from"
+)]
 fn wall_nanos() -> i128 {
     let nanos = |span: Duration| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX / 4);
     match SystemTime::now().duration_since(UNIX_EPOCH) {

@@ -30,10 +30,15 @@ pub(crate) fn register(
     connections: OpenConnections,
     methods: &[String],
 ) -> CallCounters {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "when the process started is told by the wall clock, whatever the engine's time is"
+    )]
+    let started_at = SystemTime::now();
     registry.register_collector(Box::new(Process {
         service,
         connections,
-        started_at: SystemTime::now(),
+        started_at,
     }));
     let family = Family::<CallLabels, Counter>::default();
     registry.register(

@@ -31,6 +31,7 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
                 first.cancel();
             } else {
                 eprintln!("stopped at once by a second {name}");
+                #[expect(clippy::disallowed_methods, reason = "who asks twice wants no order")]
                 std::process::exit(128 + number);
             }
         }
