@@ -16,3 +16,4 @@ mod contracts;
 mod bad_inputs;
 mod config;
 mod up_and_demo;
+mod readme;
