@@ -4,8 +4,9 @@
 //! stands in it. It is a fold's state at one position and can be made again from an older one.
 //! Nothing here knows what the folds mean.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use eventlog::{EventLog as _, Options, Reader, SegmentLog};
@@ -134,7 +135,11 @@ impl Snapshots {
     /// # Errors
     /// When it can't be made.
     pub fn open(directory: &Path, log_id: [u8; 16]) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        // Who may read snapshots may read what the log says.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             log_id,
@@ -155,7 +160,12 @@ impl Snapshots {
         bytes.extend_from_slice(&folds.position.to_le_bytes());
         bytes.extend_from_slice(&body);
         let draft = self.directory.join("draft");
-        let mut file = File::create(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&draft, self.path(folds.position))?;

@@ -144,6 +144,7 @@ fn event_metrics(view: &Folds, figures: &Figures) -> wire::GetEventMetricsRespon
         r#type: i32::from(*number),
         count: *count,
     });
+    let throughput = figures.events() as f64 / minutes(figures.start_us, view);
     wire::GetEventMetricsResponse {
         as_of: Some(as_of(view)),
         window: Some(window(figures.start_us, view)),
@@ -161,8 +162,9 @@ fn event_metrics(view: &Folds, figures: &Figures) -> wire::GetEventMetricsRespon
         success_ratio: outcomes.success_ratio(),
         error_ratio: outcomes.error_ratio(),
         latency: figures.latency.map(latency),
-        throughput_per_minute: figures.events() as f64 / minutes(figures.start_us, view),
-        peak_throughput_per_minute: figures.peak_in_ten_seconds as f64 * 6.0,
+        throughput_per_minute: throughput,
+        // A window of less than ten seconds is its own busiest stretch.
+        peak_throughput_per_minute: (figures.peak_in_ten_seconds as f64 * 6.0).max(throughput),
     }
 }
 
