@@ -197,10 +197,9 @@ impl Driver {
                 false => self.inputs.try_recv().ok(),
             };
         }
-        self.shared
-            .metrics
-            .inputs
-            .observe(f64::from(u32::try_from(taken).unwrap_or(u32::MAX)));
+        if taken > 0 {
+            self.shared.metrics.inputs.observe(taken as f64);
+        }
     }
 
     fn input(&mut self, input: Input) {

@@ -201,6 +201,8 @@ pub(crate) struct Said {
     pub samples: Vec<SystemSample>,
     /// It wants no more commands.
     pub draining: bool,
+    /// state.db was asked about the results already.
+    pub looked_up: bool,
 }
 
 /// How a command ended, by its host.

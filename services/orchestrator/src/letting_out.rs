@@ -12,6 +12,7 @@ use proto::workflow::Workflow;
 use tokio::sync::{mpsc, watch};
 
 use crate::inbox::{Registered, Reply, Started, View};
+use crate::sessions::late::{Desk, Late};
 use crate::sessions::line::Line;
 use crate::sessions::table::Session;
 
@@ -48,11 +49,13 @@ pub(crate) enum Out {
     Host(Arc<Line>, wire::ConnectResponse),
     /// The end of a session.
     End(Arc<Line>, Problem),
+    /// Results for transactions that have left memory.
+    Late(Late),
 }
 
 impl Out {
     /// Lets it out. Whoever went away doesn't mind.
-    fn go(self) {
+    fn go(self, desk: &Desk) {
         match self {
             Self::Registered(reply, answer) => drop(reply.send(answer)),
             Self::Started(reply, answer) => drop(reply.send(answer)),
@@ -65,6 +68,7 @@ impl Out {
             Self::Session(reply, answer) => drop(reply.send(answer)),
             Self::Host(line, message) => line.send(message),
             Self::End(line, why) => line.end(why),
+            Self::Late(late) => drop(tokio::spawn(desk.clone().judge(late))),
         }
     }
 
@@ -82,7 +86,7 @@ impl Out {
             Self::Checkpoint(reply, _) => Self::Checkpoint(reply, Err(refused())),
             Self::Session(reply, _) => Self::Session(reply, Err(refused())),
             Self::End(line, why) => Self::End(line, why),
-            Self::Changed(..) | Self::Host(..) => return None,
+            Self::Changed(..) | Self::Host(..) | Self::Late(_) => return None,
         })
     }
 }
@@ -91,11 +95,11 @@ impl Out {
 pub(crate) type Gate = mpsc::Sender<Vec<Out>>;
 
 /// Makes the gate, and the task that lets out what goes through it, for the caller to spawn.
-pub(crate) fn gate() -> (Gate, impl Future<Output = ()>) {
+pub(crate) fn gate(desk: Desk) -> (Gate, impl Future<Output = ()>) {
     let (gate, mut batches) = mpsc::channel::<Vec<Out>>(BATCHES_MAX);
     let task = async move {
         while let Some(batch) = batches.recv().await {
-            batch.into_iter().for_each(Out::go);
+            batch.into_iter().for_each(|out| out.go(&desk));
             // A long batch must not keep its receivers from running.
             tokio::task::yield_now().await;
         }

@@ -114,17 +114,23 @@ pub async fn run(
     let (ready, readiness) = Readiness::channel("replaying the log");
     let mut service = Service::new("orchestrator", DOMAIN, readiness);
     let (inbox, inputs) = Inbox::new(config.driver.inbox_inputs_max);
-    let (gate, letting_out) = letting_out::gate();
+    let lookup = Arc::new(OnceLock::new());
+    let catalogue = catalogue::Catalogue::default();
+    let (gate, letting_out) = letting_out::gate(sessions::late::Desk {
+        lookup: lookup.clone(),
+        catalogue: catalogue.clone(),
+        inbox: inbox.clone(),
+    });
     let shared = Shared {
         config: config.clone(),
         clock: clock.clone(),
         inbox: inbox.clone(),
         gate,
         leases: sessions::line::Leases::default(),
-        lookup: Arc::new(OnceLock::new()),
+        lookup,
         handovers: Arc::default(),
         head_time_us: Arc::new(AtomicI64::new(0)),
-        catalogue: catalogue::Catalogue::default(),
+        catalogue,
         metrics: metrics::Metrics::register(&mut service.metrics),
     };
     let stop = shutdown.child_token();

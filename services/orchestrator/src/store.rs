@@ -11,6 +11,7 @@ mod schema;
 mod reading;
 mod writing;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,6 +133,14 @@ impl Place {
                 | OpenFlags::SQLITE_OPEN_CREATE
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
         };
+        if !read_only && !self.path.exists() {
+            // For its owner alone; SQLite makes the files beside it alike.
+            std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&self.path)?;
+        }
         let connection = Connection::open_with_flags(&self.path, flags)?;
         schema::configure(&connection, read_only)?;
         Ok(connection)

@@ -11,6 +11,7 @@ use super::{Driver, micros};
 use crate::engine;
 use crate::inbox::{Announced, HostResult, Said};
 use crate::letting_out::Out;
+use crate::sessions::late::Late;
 use crate::sessions::line::{Lease, Line};
 use crate::sessions::stream::recorded;
 use crate::sessions::table::{Announcement, Session};
@@ -118,8 +119,25 @@ impl Driver {
                 stage,
             });
         }
+        let mut late = Vec::new();
         for result in said.results {
-            self.result(host, session, result);
+            let id = &result.command.transaction;
+            if !said.looked_up && self.state.transaction_state(id).is_none() {
+                self.free_slot(host, &result.command);
+                late.push(result);
+            } else {
+                self.result(host, session, result);
+            }
+        }
+        if let Some(open) = self.lines.get(host).filter(|_| !late.is_empty()) {
+            let line = open.line.clone();
+            let host = host.clone();
+            self.pending.out.push(Out::Late(Late {
+                line,
+                host,
+                session,
+                results: late,
+            }));
         }
         for command_id in said.nameless {
             self.decide_or_say(engine::Input::Refused {
@@ -157,9 +175,7 @@ impl Driver {
             wait_us,
             run_us,
         });
-        if let Some(worker) = self.table.release(host, &command) {
-            self.dispatch.free(host, &worker);
-        }
+        self.free_slot(host, &command);
         let (reason, message) = match (decided, problem) {
             (Ok(engine::Reply::ResultRefused { reason, message }), _) => (reason, message),
             (Ok(_), Some(problem)) => (problem.reason, problem.message),
@@ -167,6 +183,13 @@ impl Driver {
             (Err(problem), _) => (problem.reason, problem.message),
         };
         self.acknowledge(host, session, command.to_string(), reason, message);
+    }
+
+    /// A command that its host reported takes no slot any more, whatever becomes of the report.
+    fn free_slot(&mut self, host: &HostId, command: &CommandId) {
+        if let Some(worker) = self.table.release(host, command) {
+            self.dispatch.free(host, &worker);
+        }
     }
 
     /// Unspecified: it counted.

@@ -27,8 +27,10 @@ pub(crate) struct Suite {
 
 /// The defaults, with what tests need shorter.
 pub(crate) fn config(directory: &Path) -> Config {
-    let mut config = Config::default();
-    config.data_dir = directory.to_owned();
+    let mut config = Config {
+        data_dir: directory.to_owned(),
+        ..Config::default()
+    };
     config.store.write_interval.0 = Duration::from_millis(20);
     config.server.drain_grace.0 = Duration::from_millis(200);
     config

@@ -36,6 +36,26 @@ async fn a_result_counts_once_and_only_from_who_has_the_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_counted_before_a_restart_is_acknowledged_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    let id = suite.execute("orders", "{}").await;
+    let command = host.do_next(r#"{"x":1}"#).await.command_id;
+    suite.until(&id, TransactionState::Completed).await;
+    suite.stop().await;
+    let suite = Suite::start(directory.path()).await;
+    let held = [command.clone()];
+    let mut host = FakeHost::reconnect(&suite, "h", &[("a", 1)], &held).await;
+    host.complete(&command, r#"{"x":1}"#).await;
+    host.report(&command, completed(r#"{"x":2}"#)).await;
+    assert_ne!(host.acknowledgement().await, "");
+    assert_eq!(suite.count(EventType::CommandCompleted).await, 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_is_no_object_fails_its_command() {
     let directory = tempfile::tempdir().unwrap();
     let mut suite = Suite::start(directory.path()).await;

@@ -104,7 +104,7 @@ async fn a_copy_taken_in_mid_flight_has_everything_that_was_acknowledged() {
         assert_eq!(suite.status(&id).await.workflow, "orders");
     }
     // The first step of the others would otherwise be given to the host as well.
-    let mut host = FakeHost::reconnect(&suite, "h", &[("b", 1)], &[held.clone()]).await;
+    let mut host = FakeHost::reconnect(&suite, "h", &[("b", 1)], std::slice::from_ref(&held)).await;
     host.report(&held, completed("{}")).await;
     assert_eq!(host.acknowledgement().await, "");
     let ended = suite.until(&id, TransactionState::Completed).await;
