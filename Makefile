@@ -49,7 +49,7 @@ lint: have-build have-node buf ## Check format, lints, contracts and dependencie
 	@if $(CARGO) machete --version >/dev/null 2>&1; then \
 	  echo '$(CARGO) machete'; $(CARGO) machete; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	  echo '$(CARGO) deny check'; $(CARGO) deny --locked check bans licenses sources; fi
+	  echo '$(CARGO) deny check bans sources'; $(CARGO) deny --locked check bans sources; fi
 
 fmt: ## Format the code.
 	$(CARGO) fmt --all

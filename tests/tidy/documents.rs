@@ -54,16 +54,30 @@ fn exists(path: &str) -> bool {
         .any(|file| file.path.starts_with(before) && file.path.ends_with(after.trim_matches('*')))
 }
 
+/// The folder that a paragraph is about: it begins with its name, bold and quoted.
+fn subject(paragraph: &str) -> Option<&str> {
+    paragraph.strip_prefix("**`")?.split('`').next()
+}
+
 #[test]
 fn every_path_in_the_documents_exists() {
     let mut found = Vec::new();
     for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md"] {
         let text = std::fs::read_to_string(root().join(document)).unwrap_or_default();
         assert!(!text.is_empty(), "{document} is missing");
-        for word in quoted(&text).filter(|word| is_path(word)) {
-            for path in expand(word) {
-                if !exists(&path) {
-                    found.push(format!("{document}: {path}"));
+        for paragraph in text.split("\n\n") {
+            let folder = subject(paragraph).map(|name| format!("{name}/"));
+            for word in quoted(paragraph) {
+                // Within a paragraph about a folder, paths may begin there.
+                let inside = word.starts_with("src/") && folder.is_some();
+                if !inside && !is_path(word) {
+                    continue;
+                }
+                let folder = folder.as_deref().filter(|_| inside).unwrap_or_default();
+                for path in expand(word).iter().map(|path| format!("{folder}{path}")) {
+                    if !exists(&path) {
+                        found.push(format!("{document}: {path}"));
+                    }
                 }
             }
         }
@@ -71,7 +85,7 @@ fn every_path_in_the_documents_exists() {
     assert_none("paths that don't exist", &found);
 }
 
-/// The tests of the invariants are named beside them, so those names must stay true.
+/// What a reader is told to type must be there.
 #[test]
 fn every_verb_in_the_documents_is_in_the_makefile() {
     let makefile = std::fs::read_to_string(root().join("Makefile")).expect("a Makefile");

@@ -45,14 +45,15 @@ fn only_the_log_and_the_stores_open_data_files() {
         "OpenOptions",
         "SegmentLog::open",
     ];
-    let may = |path: &str, word: &str| {
+    let may = |path: &str, word: &str, line: &str| {
         let name = path.rsplit('/').next().unwrap_or(path);
         // The stores; `lib.rs` opens the log once and hands it over.
         path.contains("/store/")
             || name == "store.rs"
             || (word == "SegmentLog::open" && name == "lib.rs")
-            // Reading what a person wrote: configuration and workflow files.
+            // Finding what a person wrote: configuration and workflow files.
             || name == "config.rs"
+            || (word == "std::fs" && name == "lib.rs" && line.contains("read_dir"))
     };
     let mut found = Vec::new();
     for file in rust_files(&["services/orchestrator/src", "services/monitor/src"]) {
@@ -61,7 +62,7 @@ fn only_the_log_and_the_stores_open_data_files() {
         }
         for (number, line) in file.code() {
             for word in words.iter().filter(|word| line.contains(**word)) {
-                if !may(&file.path, word) {
+                if !may(&file.path, word, line) {
                     found.push(format!("{}:{number}: {}", file.path, line.trim()));
                 }
             }

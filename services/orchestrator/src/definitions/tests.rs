@@ -1,3 +1,5 @@
+//! Workflow files as people write them, right and wrong.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
