@@ -1,14 +1,19 @@
 //! The orchestrator's configuration: every limit, its defaults in `config/orchestrator.yaml`, which
 //! also says why each is what it is.
 //!
-//! Reading and checking only; nothing here opens or starts anything.
+//! Reading and checking only, of the configuration and the workflow files that it names; nothing here
+//! starts anything.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources};
+use kit::{exit, exit_with};
+use proto::workflow::Workflow;
 use serde::Deserialize;
+
+use crate::definitions;
 
 /// The commented default file, which is the defaults themselves.
 pub const DEFAULTS: &str = include_str!("../../../config/orchestrator.yaml");
@@ -286,6 +291,40 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The workflows of the configured directory, in the order of the files' names.
+    ///
+    /// # Errors
+    /// The first file that can't be read (78) or is no workflow file (2).
+    pub fn workflows(&self) -> anyhow::Result<Vec<Workflow>> {
+        let directory = &self.workflows_dir;
+        let mut workflows = Vec::new();
+        if directory.as_os_str().is_empty() {
+            return Ok(workflows);
+        }
+        let entries = std::fs::read_dir(directory).map_err(|error| {
+            let place = directory.display();
+            exit_with(
+                exit::CONFIG,
+                anyhow::anyhow!("workflows_dir {place} cannot be read: {error}"),
+            )
+        })?;
+        let mut paths: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                let extension = path.extension().and_then(|extension| extension.to_str());
+                matches!(extension, Some("yaml" | "yml"))
+            })
+            .collect();
+        paths.sort();
+        for path in paths {
+            let text = kit::config::read_file(&path)?;
+            let parsed = definitions::parse(&path.display().to_string(), &text)
+                .map_err(|problem| exit_with(exit::USAGE, problem))?;
+            workflows.extend(parsed);
+        }
+        Ok(workflows)
     }
 
     /// How the log is kept.

@@ -14,7 +14,7 @@ mod upkeep;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use eventlog::AppendError;
@@ -29,7 +29,7 @@ use crate::letting_out::{Gate, Out};
 use crate::metrics::Metrics;
 use crate::sessions::line::Leases;
 use crate::sessions::table::Table;
-use crate::store::{Lookup, StoreError, StoreThread};
+use crate::store::{Keys, Lookup, StoreError, StoreThread};
 
 use batch::Pending;
 use hosts::OpenLine;
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub leases: Leases,
     /// Lookups in state.db, once it is open.
     pub lookup: Arc<OnceLock<Lookup>>,
+    /// Which idempotency keys state.db may have.
+    pub keys: Keys,
     /// How many handovers state.db has taken.
     pub handovers: Arc<AtomicU64>,
     /// The time of the newest durable event.
@@ -113,10 +115,10 @@ impl Driver {
     pub(crate) fn run(mut self) -> Result<(), Fatal> {
         while !self.stopping {
             let wait = self.wait();
-            let waited_from = Instant::now();
             let first = self.next_input(wait);
-            self.notice_a_standstill(waited_from, wait);
-            self.now = Time(self.shared.clock.now_micros());
+            let now = Time(self.shared.clock.now_micros());
+            self.notice_a_standstill(now, wait);
+            self.now = now;
             self.take(first);
             self.tick();
             self.dispatch();
@@ -168,15 +170,14 @@ impl Driver {
 
     /// A process that stood still (paused, starved, its machine suspended) finds every lease lapsed,
     /// while the heartbeats that came meanwhile lie unread.
-    fn notice_a_standstill(&mut self, waited_from: Instant, wait: Duration) {
-        let overslept = waited_from.elapsed().saturating_sub(wait);
-        let heartbeat = *self.shared.config.sessions.heartbeat_interval;
-        if overslept > heartbeat.min(Duration::from_secs(1)) {
-            let now = Time(self.shared.clock.now_micros());
-            self.judge_after = now.after_us(micros(heartbeat));
+    fn notice_a_standstill(&mut self, now: Time, wait: Duration) {
+        let turn_us = now.since_us(self.now).saturating_sub(micros(wait));
+        let heartbeat_us = micros(*self.shared.config.sessions.heartbeat_interval);
+        if turn_us > heartbeat_us.min(1_000_000) {
+            self.judge_after = now.after_us(heartbeat_us);
             tracing::warn!(
-                ?overslept,
-                "this process stood still; leases are judged a heartbeat later"
+                turn_us,
+                "a turn of the loop took long; leases are judged a heartbeat later"
             );
         }
     }

@@ -35,7 +35,6 @@ mod ids;
 mod metrics;
 mod samples;
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
@@ -110,7 +109,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let workflows = workflow_files(&config.workflows_dir)?;
+    let workflows = config.workflows()?;
     let (ready, readiness) = Readiness::channel("replaying the log");
     let mut service = Service::new("orchestrator", DOMAIN, readiness);
     let (inbox, inputs) = Inbox::new(config.driver.inbox_inputs_max);
@@ -128,6 +127,7 @@ pub async fn run(
         gate,
         leases: sessions::line::Leases::default(),
         lookup,
+        keys: store::Keys::default(),
         handovers: Arc::default(),
         head_time_us: Arc::new(AtomicI64::new(0)),
         catalogue,
@@ -157,6 +157,8 @@ pub async fn run(
         stop.clone(),
     );
     let samples = tokio::spawn(samples);
+    // Whoever drops this future wants the driver to end as well.
+    let stop_driver = StopOnDrop(inbox.clone());
     let mut served = pin!(kit::serve(service, listener, stop.clone()));
     let end = {
         let serving = async {
@@ -180,7 +182,7 @@ pub async fn run(
         }
     };
     stop.cancel();
-    inbox.stop();
+    drop(stop_driver);
     let driver_end = driver_end(driver_ended.await);
     samples.abort();
     let _ = letting_out.await;
@@ -188,6 +190,15 @@ pub async fn run(
         anyhow::bail!("the driver panicked");
     }
     end.and(driver_end)
+}
+
+/// Asks the driver to end.
+struct StopOnDrop(Inbox);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// How the driver's thread ended, with the exit code that says so.
@@ -257,36 +268,6 @@ fn dress(
     service.limits = config.server.clone();
     service.exposure = config.exposure.clone();
     Ok(())
-}
-
-/// The workflows of the configured directory, checked before anything is opened.
-fn workflow_files(directory: &Path) -> anyhow::Result<Vec<Workflow>> {
-    let mut workflows = Vec::new();
-    if directory.as_os_str().is_empty() {
-        return Ok(workflows);
-    }
-    let entries = std::fs::read_dir(directory).map_err(|error| {
-        let place = directory.display();
-        exit_with(
-            exit::CONFIG,
-            anyhow::anyhow!("workflows_dir {place} cannot be read: {error}"),
-        )
-    })?;
-    let mut paths: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            matches!(extension, Some("yaml" | "yml"))
-        })
-        .collect();
-    paths.sort();
-    for path in paths {
-        let text = kit::config::read_file(&path)?;
-        let parsed = definitions::parse(&path.display().to_string(), &text)
-            .map_err(|problem| exit_with(exit::USAGE, problem))?;
-        workflows.extend(parsed);
-    }
-    Ok(workflows)
 }
 
 /// Registers the workflows of the configured directory; what is there already stays as it is.

@@ -7,6 +7,7 @@
 //! decides anything.
 
 mod row;
+mod keys;
 mod schema;
 mod reading;
 mod writing;
@@ -19,6 +20,7 @@ use eventlog::{Bounds, Offset};
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OpenFlags};
 
+pub(crate) use keys::Keys;
 pub(crate) use reading::{Filter, Found, Known, Lookup};
 pub(crate) use row::Row;
 pub(crate) use writing::{Handover, StoreThread, Stored};
@@ -79,6 +81,8 @@ pub(crate) struct Loaded {
 /// Where state.db is, and how rows are kept in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
+    /// Which idempotency keys it may have.
+    pub keys: Keys,
     /// The file.
     pub path: PathBuf,
     /// Payloads up to this size stand in the row.
@@ -87,8 +91,9 @@ pub(crate) struct Place {
 
 impl Place {
     /// state.db in `data_dir`.
-    pub(crate) fn new(data_dir: &Path, inline_bytes_max: u64) -> Self {
+    pub(crate) fn new(data_dir: &Path, inline_bytes_max: u64, keys: Keys) -> Self {
         Self {
+            keys,
             path: data_dir.join(FILE_NAME),
             inline_bytes_max,
         }
@@ -120,7 +125,7 @@ impl Place {
     fn try_open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
         let connection = self.connect(false)?;
         let bounds = reader.bounds();
-        let loaded = schema::load(&connection, &bounds, reader)?;
+        let loaded = schema::load(&connection, &bounds, reader, &self.keys)?;
         Ok((connection, loaded))
     }
 

@@ -227,6 +227,11 @@ impl Driver {
                      idempotency key, or look the transaction up, once the orchestrator is back",
                 );
                 self.refuse_everything(&problem);
+                let mut out = Vec::new();
+                for (_, watchers) in self.watchers.drain() {
+                    watchers.told_a_problem(&problem, &mut out);
+                }
+                self.let_out(out);
                 return Err(error.into());
             }
         }

@@ -227,8 +227,8 @@ impl Driver {
             .is_some_and(|open| open.session == session)
             && let Some(open) = self.lines.remove(host)
         {
+            // What waits for it still goes out: a host may have closed its half alone.
             self.shared.leases.remove(&open.session_id);
-            self.pending.hosts.remove(&session);
         }
         if let Some(drained) = self.table.disconnect(host, session) {
             self.dispatch.host_gone(host);

@@ -21,7 +21,7 @@ use crate::engine::{self, Decided, Limits, Snapshot, State};
 use crate::inbox::Queued;
 use crate::journal::Journal;
 use crate::sessions::table::Table;
-use crate::store::{Handover, Loaded, Lookup, Place, Row, StoreError, StoreThread, Stored};
+use crate::store::{Handover, Keys, Loaded, Lookup, Place, Row, StoreError, StoreThread, Stored};
 
 /// How much of the log is read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -37,8 +37,8 @@ impl Driver {
     ) -> Result<Self, Fatal> {
         let journal = Journal::new(log);
         let config = shared.config.clone();
-        let fold = fold(&config, &journal.reader(), &shared.catalogue)?;
-        let place = place(&config);
+        let fold = fold(&config, &journal.reader(), &shared.catalogue, &shared.keys)?;
+        let place = place(&config, &shared.keys);
         if let Ok(lookup) = Lookup::new(&place, journal.reader()).inspect_err(|error| {
             tracing::error!(%error, "state.db cannot be read beside its writer");
         }) {
@@ -95,7 +95,12 @@ impl Driver {
         let config = self.shared.config.clone();
         // It still writes what it was handed, which is durable.
         self.store.finish();
-        let fold = fold(&config, &self.journal.reader(), &self.shared.catalogue)?;
+        let fold = fold(
+            &config,
+            &self.journal.reader(),
+            &self.shared.catalogue,
+            &self.shared.keys,
+        )?;
         self.state = fold.state;
         self.store = fold.store;
         self.table = Table::new(micros(*config.sessions.lease), config.sessions.max_hosts);
@@ -109,8 +114,12 @@ impl Driver {
     }
 }
 
-fn place(config: &Config) -> Place {
-    Place::new(&config.data_dir, config.store.inline_payload_bytes_max.0)
+fn place(config: &Config, keys: &Keys) -> Place {
+    Place::new(
+        &config.data_dir,
+        config.store.inline_payload_bytes_max.0,
+        keys.clone(),
+    )
 }
 
 fn limits(config: &Config) -> Limits {
@@ -134,8 +143,8 @@ struct Fold {
     last_time: Time,
 }
 
-fn fold(config: &Config, log: &Reader, catalogue: &Catalogue) -> Result<Fold, Fatal> {
-    let place = place(config);
+fn fold(config: &Config, log: &Reader, catalogue: &Catalogue, keys: &Keys) -> Result<Fold, Fatal> {
+    let place = place(config, keys);
     let (mut connection, loaded) = place.open(log)?;
     let mut applied = loaded.applied;
     let mut state = State::new(limits(config));

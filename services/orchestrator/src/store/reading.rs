@@ -12,7 +12,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::row::{self, COLUMNS, Row};
-use super::{Place, StoreError};
+use super::{Keys, Place, StoreError};
 
 /// A list's page ends after this long, however few it has found.
 const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
@@ -53,6 +53,7 @@ pub(crate) struct Known {
 pub(crate) struct Lookup {
     connections: Arc<[Mutex<Connection>; 2]>,
     log: Reader,
+    keys: Keys,
 }
 
 impl Lookup {
@@ -65,6 +66,7 @@ impl Lookup {
         Ok(Self {
             connections: Arc::new(connections),
             log,
+            keys: place.keys.clone(),
         })
     }
 
@@ -88,6 +90,9 @@ impl Lookup {
         workflow: WorkflowName,
         key: String,
     ) -> Result<Option<Known>, StoreError> {
+        if !self.keys.may_have(&workflow, &key) {
+            return Ok(None);
+        }
         self.run(move |connection, _| {
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM transactions WHERE workflow = ?1 AND idempotency_key = ?2"

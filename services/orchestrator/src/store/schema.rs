@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use eventlog::{Bounds, Offset, Reader};
 use prost::Message as _;
+use proto::id::WorkflowName;
 use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::row::{self, COLUMNS};
-use super::{Loaded, StoreError};
+use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
 const FORMAT: i64 = 1;
@@ -74,6 +75,7 @@ pub(super) fn load(
     connection: &Connection,
     bounds: &Bounds,
     reader: &Reader,
+    known: &Keys,
 ) -> Result<Loaded, StoreError> {
     let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if format == 0 {
@@ -112,6 +114,7 @@ pub(super) fn load(
     }
     let applied = offset_from_sql(applied)?;
     super::check_offset(applied, bounds)?;
+    keys(connection, known)?;
     Ok(Loaded {
         applied,
         workflows: workflows(connection)?,
@@ -131,6 +134,22 @@ fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
         "ok" => Ok(()),
         fault => Err(StoreError::Damaged(fault.to_owned())),
     }
+}
+
+/// Fills the filter; the index alone is read.
+fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT workflow, idempotency_key FROM transactions WHERE idempotency_key IS NOT NULL",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let workflow: String = row.get(0)?;
+        let key: String = row.get(1)?;
+        let workflow = WorkflowName::parse(&workflow)
+            .map_err(|problem| StoreError::Damaged(problem.message))?;
+        known.insert(&workflow, &key);
+    }
+    Ok(())
 }
 
 fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, StoreError> {

@@ -133,7 +133,7 @@ fn fixture() -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let (_, reader) = log_with(TransactionId([1; 16]), json(5), json(9_000));
     Fixture {
-        place: Place::new(directory.path(), 4096),
+        place: Place::new(directory.path(), 4096, Keys::default()),
         reader,
         _directory: directory,
     }

@@ -177,6 +177,10 @@ impl Writer {
             for row in &handover.rows {
                 let encoded = self.encoder.encode(row, inline_max);
                 let key = &row.carried.start.idempotency_key;
+                if !key.is_empty() {
+                    // Before it is committed, so that nobody misses it in between.
+                    self.place.keys.insert(&row.workflow, key);
+                }
                 transaction.execute(rusqlite::params![
                     row.id.0.as_slice(),
                     row.workflow.as_str(),

@@ -1,0 +1,126 @@
+//! Which idempotency keys state.db may have: a filter in memory, so that a new key needs no look-up.
+//!
+//! It may say yes for a key that was never there, never no for one that is. Keys that were trimmed
+//! stay in it until the next start: they cost a look-up, nothing else.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use proto::id::WorkflowName;
+
+/// Keys that the first part of the filter is made for; each further part takes twice as many.
+const FIRST_KEYS: u64 = 1 << 16;
+/// Bits for each key: about one false yes in two hundred.
+const BITS_PER_KEY: u64 = 16;
+/// Bits set for each key.
+const PROBES: u64 = 4;
+
+/// The filter; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys(Arc<RwLock<Vec<Part>>>);
+
+/// One Bloom filter.
+#[derive(Debug)]
+struct Part {
+    bits: Vec<AtomicU64>,
+    keys: AtomicU64,
+    keys_max: u64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self(Arc::new(RwLock::new(vec![Part::new(FIRST_KEYS)])))
+    }
+}
+
+impl Keys {
+    /// Remembers a key; before its row is committed.
+    pub(crate) fn insert(&self, workflow: &WorkflowName, key: &str) {
+        let hash = hash(workflow, key);
+        {
+            let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(part) = parts.last()
+                && part.keys.fetch_add(1, Ordering::Relaxed) < part.keys_max
+            {
+                part.insert(hash);
+                return;
+            }
+        }
+        let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let larger = parts.last().map_or(FIRST_KEYS, |part| part.keys_max * 2);
+        let part = Part::new(larger);
+        part.keys.fetch_add(1, Ordering::Relaxed);
+        part.insert(hash);
+        parts.push(part);
+    }
+
+    /// Whether the key may be there.
+    pub(crate) fn may_have(&self, workflow: &WorkflowName, key: &str) -> bool {
+        let hash = hash(workflow, key);
+        let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().any(|part| part.may_have(hash))
+    }
+}
+
+impl Part {
+    fn new(keys_max: u64) -> Self {
+        let words = keys_max * BITS_PER_KEY / 64;
+        Self {
+            bits: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            keys: AtomicU64::new(0),
+            keys_max,
+        }
+    }
+
+    fn insert(&self, hash: u64) {
+        for (word, bit) in self.places(hash) {
+            self.bits[word].fetch_or(bit, Ordering::Release);
+        }
+    }
+
+    fn may_have(&self, hash: u64) -> bool {
+        self.places(hash)
+            .all(|(word, bit)| self.bits[word].load(Ordering::Acquire) & bit != 0)
+    }
+
+    /// The words and bits of a hash: its halves, one stepping from the other.
+    fn places(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> {
+        let bits = self.bits.len() as u64 * 64;
+        let step = (hash >> 32) | 1;
+        (0..PROBES).map(move |probe| {
+            let place = hash.wrapping_add(probe.wrapping_mul(step)) % bits;
+            ((place / 64) as usize, 1 << (place % 64))
+        })
+    }
+}
+
+fn hash(workflow: &WorkflowName, key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    workflow.hash(&mut hasher);
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn it_never_denies_a_key_and_seldom_claims_one() {
+        let keys = Keys::default();
+        let workflow = WorkflowName::parse("orders").unwrap();
+        let other = WorkflowName::parse("others").unwrap();
+        let count = 200_000;
+        for number in 0..count {
+            keys.insert(&workflow, &format!("key-{number}"));
+        }
+        assert!((0..count).all(|number| keys.may_have(&workflow, &format!("key-{number}"))));
+        let claimed = (0..count)
+            .filter(|number| keys.may_have(&other, &format!("key-{number}")))
+            .count();
+        assert!(claimed < count / 50, "{claimed} of {count}");
+    }
+}
