@@ -126,7 +126,11 @@ async fn a_wrong_key_or_value_is_named_with_its_place_and_the_right_one() {
 
 #[tokio::test]
 async fn what_is_no_file_is_refused_at_once() {
-    for path in ["/dev/zero", ".", "/no/such/file"] {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("pipe").display().to_string();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "a pipe");
+    for path in ["/dev/zero", ".", "/no/such/file", &pipe] {
         let started = Instant::now();
         let (code, printed) = refuses("multiagents-orchestrator", None, &["--config", path]).await;
         assert_eq!(code, Some(78), "{path}: {printed}");

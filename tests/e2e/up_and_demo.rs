@@ -225,6 +225,60 @@ async fn the_demonstrations_print_what_the_page_prints() {
     );
 }
 
+/// The README's transcript is true: each of its lines comes, in its order, whatever the figures are.
+fn assert_begins_as_the_readme_says(printed: &str) {
+    let readme = include_str!("../../README.md");
+    let (_, after) = readme
+        .split_once("## What you then see")
+        .expect("the section");
+    let transcript = after.split("```").nth(1).expect("the transcript");
+    let mut lines = printed.lines().map(shape);
+    for told in transcript
+        .lines()
+        .skip(1)
+        .filter(|line| !line.trim().is_empty())
+    {
+        let told = shape(told);
+        // What stands for any text: the pieces around it come in their order.
+        let matches = |line: &String| {
+            let mut rest = line.as_str();
+            told.split('…').all(|piece| match rest.find(piece) {
+                Some(at) => {
+                    rest = &rest[at + piece.len()..];
+                    true
+                }
+                None => false,
+            })
+        };
+        assert!(
+            lines.any(|line| matches(&line)),
+            "{told:?} doesn't come:\n{printed}"
+        );
+    }
+}
+
+/// A line without what differs from run to run: figures, and how the flaky step came out.
+fn shape(line: &str) -> String {
+    let mut shape = String::new();
+    for character in line.chars() {
+        match character {
+            digit if digit.is_ascii_digit() || (digit == '.' && shape.ends_with('#')) => {
+                if !shape.ends_with('#') {
+                    shape.push('#');
+                }
+            }
+            other => shape.push(other),
+        }
+    }
+    let state = shape
+        .strip_prefix("State: ")
+        .and_then(|rest| rest.split_once(' '));
+    match state {
+        Some((_, rest)) => format!("State: {rest}"),
+        None => shape,
+    }
+}
+
 #[tokio::test]
 async fn every_question_has_an_answer_for_people_and_one_for_programs() {
     let suite = Suite::start().await;
