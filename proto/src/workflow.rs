@@ -1,5 +1,7 @@
 //! A checked workflow: distinct steps in a known order without a circle, every default filled in.
 
+mod retry;
+
 use std::collections::HashMap;
 
 use crate::convert::{duration_to_us, us_to_duration};
@@ -11,6 +13,8 @@ use crate::wire;
 pub const STEPS_MAX: usize = 10_000;
 /// The longest description, in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 4096;
+
+pub use retry::Retry;
 
 const SECOND_US: u64 = 1_000_000;
 const TIMEOUT_US_DEFAULT: u64 = 300 * SECOND_US;
@@ -60,23 +64,6 @@ pub struct Undo {
     pub timeout_us: u64,
     /// When to try again.
     pub retry: Retry,
-}
-
-/// When to try again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// How many attempts in all.
-    pub attempts: u32,
-    /// The delay before the second attempt, in microseconds.
-    pub initial_delay_us: u64,
-    /// What each further delay is multiplied by.
-    pub multiplier: f64,
-    /// The longest delay, in microseconds.
-    pub max_delay_us: u64,
-    /// Which part of a delay chance may take away, 0..1.
-    pub jitter: f64,
-    /// How many times a lost command is delivered in all.
-    pub max_deliveries: u32,
 }
 
 /// What it means for the transaction when a step fails for good.
@@ -344,70 +331,6 @@ fn check_timeout(timeout: Option<&prost_types::Duration>) -> Result<u64, Problem
     }
 }
 
-impl Retry {
-    fn check(retry: Option<&wire::RetryPolicy>) -> Result<Self, Problem> {
-        let unset = wire::RetryPolicy::default();
-        let retry = retry.unwrap_or(&unset);
-        let delay = |field: &str, value: &Option<prost_types::Duration>, default| {
-            value.as_ref().map_or(Ok(default), |value| {
-                duration_to_us(field, value, 0, TIMEOUT_US_MAX)
-            })
-        };
-        let count = |field: &str, value: u32, default: u32, most: u32| match value {
-            0 => Ok(default),
-            value if value <= most => Ok(value),
-            value => Err(Problem::field(
-                Reason::FieldOutOfRange,
-                field,
-                format!("{field} is {value}; it must be 1 to {most}"),
-            )),
-        };
-        let number = |field: &str, value: f64, least: f64, most: f64| {
-            if (least..=most).contains(&value) {
-                return Ok(value);
-            }
-            Err(Problem::field(
-                Reason::FieldOutOfRange,
-                field,
-                format!("{field} is {value}; it must be {least} to {most}"),
-            ))
-        };
-        let multiplier = if retry.multiplier == 0.0 {
-            2.0
-        } else {
-            retry.multiplier
-        };
-        Ok(Self {
-            attempts: count("attempts", retry.attempts, 1, 1_000)?,
-            initial_delay_us: delay("initial_delay", &retry.initial_delay, SECOND_US)?,
-            multiplier: number("multiplier", multiplier, 1.0, 1_000.0)?,
-            max_delay_us: delay("max_delay", &retry.max_delay, 60 * SECOND_US)?,
-            jitter: number("jitter", retry.jitter.unwrap_or(0.2), 0.0, 1.0)?,
-            max_deliveries: count("max_deliveries", retry.max_deliveries, 5, 100)?,
-        })
-    }
-
-    fn to_wire(&self) -> wire::RetryPolicy {
-        wire::RetryPolicy {
-            attempts: self.attempts,
-            initial_delay: Some(us_to_duration(self.initial_delay_us)),
-            multiplier: self.multiplier,
-            max_delay: Some(us_to_duration(self.max_delay_us)),
-            jitter: Some(self.jitter),
-            max_deliveries: self.max_deliveries,
-        }
-    }
-
-    /// The delay before the attempt after `failures` failed ones. `chance` is 0..1; the caller
-    /// draws it from something that replay finds again.
-    pub fn delay_us(&self, failures: u32, chance: f64) -> u64 {
-        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
-        let grown = self.initial_delay_us as f64 * self.multiplier.powi(exponent);
-        let limited = grown.min(self.max_delay_us as f64);
-        (limited * (1.0 - self.jitter * chance)) as u64
-    }
-}
-
 /// A step's or workflow's own name is the field `name`.
 fn renamed(mut problem: Problem, field: &str) -> Problem {
     if let Some(old) = problem.field.replace(field.to_owned())
@@ -499,22 +422,5 @@ mod tests {
         let problem = check(vec![negative]).unwrap_err();
         assert_eq!(problem.reason, Reason::FieldOutOfRange);
         assert_eq!(problem.field.as_deref(), Some("steps[0].timeout"));
-    }
-
-    #[test]
-    fn delays_grow_by_the_multiplier_up_to_the_limit() {
-        let retry = Retry {
-            attempts: 9,
-            initial_delay_us: 100,
-            multiplier: 3.0,
-            max_delay_us: 1_000,
-            jitter: 0.5,
-            max_deliveries: 5,
-        };
-        let delays: Vec<_> = (1..5)
-            .map(|failures| retry.delay_us(failures, 0.0))
-            .collect();
-        assert_eq!(delays, [100, 300, 900, 1_000]);
-        assert_eq!(retry.delay_us(2, 1.0), 150);
     }
 }

@@ -2,35 +2,17 @@
 
 use crate::tree::{assert_none, files, rust_files};
 
-/// Files that are longer than they should be, with the most that they may have. Only ever lower
-/// these, and take out what fits.
-const LONGER: [(&str, usize); 3] = [
-    ("proto/src/batch.rs", 684),
-    ("proto/src/payload.rs", 533),
-    ("proto/src/workflow.rs", 520),
-];
 const LINES_MAX: usize = 500;
 
 #[test]
 fn files_stay_short() {
-    let mut found = Vec::new();
-    for file in rust_files(&["proto", "services", "clients", "tests"]) {
-        let lines = file.text.lines().count();
-        let listed = LONGER.iter().find(|(path, _)| *path == file.path);
-        match listed {
-            Some((_, most)) if lines > *most => {
-                found.push(format!("{}: {lines} lines, {most} allowed", file.path));
-            }
-            Some(_) if lines <= LINES_MAX => {
-                found.push(format!("{}: fits now; take it off the list", file.path));
-            }
-            None if lines > LINES_MAX => {
-                found.push(format!("{}: {lines} lines; split it by meaning", file.path));
-            }
-            _ => {}
-        }
-    }
-    assert_none("lengths", &found);
+    let long: Vec<_> = rust_files(&["proto", "services", "clients", "tests"])
+        .into_iter()
+        .map(|file| (file.text.lines().count(), file.path))
+        .filter(|(lines, _)| *lines > LINES_MAX)
+        .map(|(lines, path)| format!("{path}: {lines} lines; split it by meaning"))
+        .collect();
+    assert_none("files over 500 lines", &long);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A carried transaction as a batch stores it.
 
-use super::{cancel_to_wire, started_from_wire, started_to_wire};
+use super::kinds::{cancel_to_wire, started_from_wire, started_to_wire};
 use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Timing};
 use crate::id::{HostId, StepName, Time};
 use crate::lifecycle::{Stage, StepState, TransactionState};

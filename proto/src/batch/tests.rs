@@ -5,7 +5,16 @@ mod arbitrary;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::encode::length_field;
 use super::*;
+use crate::convert;
+use crate::event::{CommandEvent, Kind, Start, TransactionEvent};
+use crate::id::{Time, TransactionId, WorkflowName};
+use crate::payload::Payload;
+use crate::wire;
 use arbitrary::events;
 
 fn encode(encoder: &mut Encoder, events: &[Event], first: u64) -> (Bytes, Bytes) {

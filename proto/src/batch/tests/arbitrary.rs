@@ -4,9 +4,19 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use super::super::*;
-use crate::event::{CarriedCommand, CarriedStep, Failure, SystemSample};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::event::{
+    Cancel, CarriedCommand, CarriedStep, Command, CommandEvent, Event, Failure, HostEvent, Kind,
+    Start, SystemSample, Timing, TransactionEvent,
+};
+use crate::id::{HostId, StepName, Time, TransactionId, WorkerName, WorkflowName};
 use crate::lifecycle::{Stage, StepState, TransactionState};
+use crate::payload::Payload;
+use crate::workflow::Workflow;
+use crate::{convert, wire};
 
 fn name() -> impl Strategy<Value = String> {
     // Few names, so that events share entries of the table; some as long as a name may be.
