@@ -218,6 +218,7 @@ async fn the_demonstrations_print_what_the_page_prints() {
     for part in ["CPU", "Memory", "Active Connections", "Peak"] {
         assert!(rest.contains(part), "{part:?} is missing in:\n{rest}");
     }
+    assert_begins_as_the_readme_says(&printed);
     assert!(!printed.contains('\u{1b}'), "no colours off a terminal");
     assert!(
         !printed.contains("NaN") && !printed.contains("inf"),
