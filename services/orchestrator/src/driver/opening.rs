@@ -52,7 +52,7 @@ impl Driver {
             dispatch: Dispatch::new(),
             state: fold.state,
             store: fold.store,
-            upkeep: Upkeep::new(fold.applied, fold.folded),
+            upkeep: Upkeep::new(fold.applied, fold.folded, journal.bounds().oldest),
             journal,
             inputs,
             lines: HashMap::new(),

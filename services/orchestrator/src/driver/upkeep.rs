@@ -71,9 +71,15 @@ enum Trim {
 }
 
 impl Upkeep {
-    /// After a fold that state.db had everything of up to `applied`.
-    pub(super) fn new(applied: Offset, folded: Folded) -> Self {
+    /// After a fold that state.db had everything of up to `applied`, of a log that begins at `oldest`.
+    pub(super) fn new(applied: Offset, folded: Folded, oldest: Offset) -> Self {
+        // The last run may have ended between a trim and the rows that go with it.
+        let trim = match oldest {
+            0 => Trim::Idle,
+            before => Trim::Forgetting { before },
+        };
         Self {
+            trim,
             changed: folded.changed,
             workflows: folded.workflows,
             handed: applied,
@@ -362,7 +368,9 @@ impl Driver {
 
     /// Takes over who waited for state.db before a refold.
     pub(super) fn renew_upkeep(&mut self, applied: Offset, folded: Folded) {
-        let old = std::mem::replace(&mut self.upkeep, Upkeep::new(applied, folded));
+        let oldest = self.journal.bounds().oldest;
+        let renewed = Upkeep::new(applied, folded, oldest);
+        let old = std::mem::replace(&mut self.upkeep, renewed);
         self.upkeep.handovers = old.handovers + HANDOVERS_REMEMBERED + 1;
         self.shared
             .handovers
