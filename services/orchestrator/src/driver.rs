@@ -29,7 +29,7 @@ use crate::letting_out::{Gate, Out};
 use crate::metrics::Metrics;
 use crate::sessions::line::Leases;
 use crate::sessions::table::Table;
-use crate::store::{Keys, Lookup, StoreError, StoreThread};
+use crate::store::{Keys, Lookup, Pace, StoreError, StoreThread};
 
 use batch::Pending;
 use hosts::OpenLine;
@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     pub catalogue: crate::catalogue::Catalogue,
     /// What `/metrics` tells.
     pub metrics: Metrics,
+    /// When state.db is written.
+    pub pace: Pace,
 }
 
 /// The only one who changes anything.
@@ -110,27 +112,45 @@ pub(crate) struct Driver {
     stopping: bool,
 }
 
+/// What whoever steps the driver by hand sees of it, and does for it.
+impl Driver {
+    /// What the engine knows.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Writes what was handed to state.db; whether there was anything.
+    pub(crate) fn write_rows(&mut self) -> bool {
+        self.store.step()
+    }
+}
+
 impl Driver {
     /// Until it is asked to stop, or can't go on.
     pub(crate) fn run(mut self) -> Result<(), Fatal> {
         while !self.stopping {
             let wait = self.wait();
             let first = self.next_input(wait);
-            let now = Time(self.shared.clock.now_micros());
-            self.notice_a_standstill(now, wait);
-            self.now = now;
-            self.take(first);
-            self.tick();
-            self.dispatch();
-            self.keep_up()?;
-            self.settle()?;
-            self.hand_over()?;
+            self.turn(first, wait)?;
         }
         self.end()
     }
 
+    /// One turn of the loop, after at most `wait` in which nothing was due.
+    pub(crate) fn turn(&mut self, first: Option<Queued>, wait: Duration) -> Result<(), Fatal> {
+        let now = Time(self.shared.clock.now_micros());
+        self.notice_a_standstill(now, wait);
+        self.now = now;
+        self.take(first);
+        self.tick();
+        self.dispatch();
+        self.keep_up()?;
+        self.settle()?;
+        self.hand_over()
+    }
+
     /// The next input; none when something else is due first.
-    fn next_input(&mut self, wait: Duration) -> Option<Queued> {
+    pub(crate) fn next_input(&mut self, wait: Duration) -> Option<Queued> {
         if let Ok(queued) = self.inputs.try_recv() {
             return Some(queued);
         }
@@ -148,7 +168,7 @@ impl Driver {
     }
 
     /// How long nothing is due.
-    fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self) -> Duration {
         if !self.pending.is_empty() || self.pending.more_to_dispatch {
             return Duration::ZERO;
         }
@@ -305,7 +325,7 @@ impl Driver {
     }
 
     /// The last batch, the last rows, the log's end.
-    fn end(mut self) -> Result<(), Fatal> {
+    pub(crate) fn end(mut self) -> Result<(), Fatal> {
         for open in self.lines.values() {
             self.pending.out.push(Out::Host(
                 open.line.clone(),

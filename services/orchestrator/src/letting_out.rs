@@ -54,8 +54,8 @@ pub(crate) enum Out {
 }
 
 impl Out {
-    /// Lets it out. Whoever went away doesn't mind.
-    fn go(self, desk: &Desk) {
+    /// Lets it out, but for what is to be judged first. Whoever went away doesn't mind.
+    fn go(self) -> Option<Late> {
         match self {
             Self::Registered(reply, answer) => drop(reply.send(answer)),
             Self::Started(reply, answer) => drop(reply.send(answer)),
@@ -68,8 +68,9 @@ impl Out {
             Self::Session(reply, answer) => drop(reply.send(answer)),
             Self::Host(line, message) => line.send(message),
             Self::End(line, why) => line.end(why),
-            Self::Late(late) => drop(tokio::spawn(desk.clone().judge(late))),
+            Self::Late(late) => return Some(late),
         }
+        None
     }
 
     /// The batch that it belongs to came to nothing: every answer becomes this problem, and what was
@@ -94,15 +95,37 @@ impl Out {
 /// The driver's side of the task.
 pub(crate) type Gate = mpsc::Sender<Vec<Out>>;
 
-/// Makes the gate, and the task that lets out what goes through it, for the caller to spawn.
-pub(crate) fn gate(desk: Desk) -> (Gate, impl Future<Output = ()>) {
-    let (gate, mut batches) = mpsc::channel::<Vec<Out>>(BATCHES_MAX);
-    let task = async move {
-        while let Some(batch) = batches.recv().await {
-            batch.into_iter().for_each(|out| out.go(&desk));
+/// The far side of the gate.
+pub(crate) struct LettingOut {
+    batches: mpsc::Receiver<Vec<Out>>,
+    desk: Desk,
+}
+
+/// Makes the gate, and what lets out what goes through it.
+pub(crate) fn gate(desk: Desk) -> (Gate, LettingOut) {
+    let (gate, batches) = mpsc::channel(BATCHES_MAX);
+    (gate, LettingOut { batches, desk })
+}
+
+impl LettingOut {
+    /// The task that does so until the driver is gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(batch) = self.batches.recv().await {
+            for late in batch.into_iter().filter_map(Out::go) {
+                tokio::spawn(self.desk.clone().judge(late));
+            }
             // A long batch must not keep its receivers from running.
             tokio::task::yield_now().await;
         }
-    };
-    (gate, task)
+    }
+
+    /// Lets out all that waits now; what is to be judged first is the caller's to run.
+    pub(crate) fn step(&mut self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let mut judgements = Vec::new();
+        while let Ok(batch) = self.batches.try_recv() {
+            let late = batch.into_iter().filter_map(Out::go);
+            judgements.extend(late.map(|late| self.desk.clone().judge(late)));
+        }
+        judgements
+    }
 }

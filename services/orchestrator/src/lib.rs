@@ -26,6 +26,7 @@ mod letting_out;
 mod driver;
 pub mod engine;
 pub mod dispatch;
+pub mod stepped;
 // What is kept.
 mod journal;
 mod store;
@@ -40,6 +41,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use eventlog::{EventLog, OpenError, Reader};
 use kit::{Clock, Readiness, Service, exit, exit_with};
 use proto::error::DOMAIN;
@@ -54,7 +56,9 @@ use tokio_util::sync::CancellationToken;
 use config::{Config, Flags};
 use driver::{Driver, Fatal, Shared};
 use grpc::service::Orchestrator;
-use inbox::{Inbox, Input};
+use inbox::{Inbox, Input, Queued};
+use letting_out::LettingOut;
+use sessions::stream::Workers;
 
 /// The largest message of a host, and the least that any message may have.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -112,31 +116,13 @@ pub async fn run(
     let workflows = config.workflows()?;
     let (ready, readiness) = Readiness::channel("replaying the log");
     let mut service = Service::new("orchestrator", DOMAIN, readiness);
-    let (inbox, inputs) = Inbox::new(config.driver.inbox_inputs_max);
-    let lookup = Arc::new(OnceLock::new());
-    let catalogue = catalogue::Catalogue::default();
-    let (gate, letting_out) = letting_out::gate(sessions::late::Desk {
-        lookup: lookup.clone(),
-        catalogue: catalogue.clone(),
-        inbox: inbox.clone(),
-    });
-    let shared = Shared {
-        config: config.clone(),
-        clock: clock.clone(),
-        inbox: inbox.clone(),
-        gate,
-        leases: sessions::line::Leases::default(),
-        lookup,
-        keys: store::Keys::default(),
-        handovers: Arc::default(),
-        head_time_us: Arc::new(AtomicI64::new(0)),
-        catalogue,
-        metrics: metrics::Metrics::register(&mut service.metrics),
-    };
+    let metrics = metrics::Metrics::register(&mut service.metrics);
+    let (shared, inputs, letting_out) = share(&config, clock, metrics, store::Pace::Thread);
+    let inbox = shared.inbox.clone();
     let stop = shutdown.child_token();
     dress(&mut service, &shared, log.reader(), &stop)?;
     let connections = service.connections.clone();
-    let letting_out = tokio::spawn(letting_out);
+    let letting_out = tokio::spawn(letting_out.run());
     let (opened, open) = oneshot::channel();
     let (ended, mut driver_ended) = oneshot::channel();
     let thread = std::thread::Builder::new()
@@ -192,6 +178,38 @@ pub async fn run(
     end.and(driver_end)
 }
 
+/// What the parts of the service have in common, and the driver's ends of it.
+fn share(
+    config: &Arc<Config>,
+    clock: Clock,
+    metrics: metrics::Metrics,
+    pace: store::Pace,
+) -> (Shared, Receiver<Queued>, LettingOut) {
+    let (inbox, inputs) = Inbox::new(config.driver.inbox_inputs_max);
+    let lookup = Arc::new(OnceLock::new());
+    let catalogue = catalogue::Catalogue::default();
+    let (gate, letting_out) = letting_out::gate(sessions::late::Desk {
+        lookup: lookup.clone(),
+        catalogue: catalogue.clone(),
+        inbox: inbox.clone(),
+    });
+    let shared = Shared {
+        config: config.clone(),
+        clock,
+        inbox,
+        gate,
+        leases: sessions::line::Leases::default(),
+        lookup,
+        keys: store::Keys::default(),
+        handovers: Arc::default(),
+        head_time_us: Arc::new(AtomicI64::new(0)),
+        catalogue,
+        metrics,
+        pace,
+    };
+    (shared, inputs, letting_out)
+}
+
 /// Asks the driver to end.
 struct StopOnDrop(Inbox);
 
@@ -222,25 +240,9 @@ fn dress(
 ) -> anyhow::Result<()> {
     let config = &shared.config;
     let payload_bytes_max = usize::try_from(config.engine.max_payload_bytes.0)?;
-    let orchestrator = Orchestrator {
-        config: config.clone(),
-        inbox: shared.inbox.clone(),
-        lookup: shared.lookup.clone(),
-        handovers: shared.handovers.clone(),
-        catalogue: shared.catalogue.clone(),
-        log: log.clone(),
-        ids: ids::Ids::new(shared.clock.clone()),
-        waiters: Arc::new(Semaphore::new(config.waiting.max_waiters)),
-        shutdown: stop.clone(),
-    };
-    let workers = sessions::stream::Workers {
-        inbox: shared.inbox.clone(),
-        leases: shared.leases.clone(),
-        clock: shared.clock.clone(),
-        limits: config.sessions.clone(),
-        payload_bytes_max,
-        shutdown: stop.clone(),
-    };
+    let ids = ids::Ids::new(shared.clock.clone());
+    let orchestrator = orchestrator(shared, log.clone(), ids, stop);
+    let workers = workers(shared, payload_bytes_max, stop);
     let event_log = grpc::event_log::EventLog {
         reader: log,
         head_time_us: shared.head_time_us.clone(),
@@ -268,6 +270,36 @@ fn dress(
     service.limits = config.server.clone();
     service.exposure = config.exposure.clone();
     Ok(())
+}
+
+fn orchestrator(
+    shared: &Shared,
+    log: Reader,
+    ids: ids::Ids,
+    stop: &CancellationToken,
+) -> Orchestrator {
+    Orchestrator {
+        config: shared.config.clone(),
+        inbox: shared.inbox.clone(),
+        lookup: shared.lookup.clone(),
+        handovers: shared.handovers.clone(),
+        catalogue: shared.catalogue.clone(),
+        log,
+        ids,
+        waiters: Arc::new(Semaphore::new(shared.config.waiting.max_waiters)),
+        shutdown: stop.clone(),
+    }
+}
+
+fn workers(shared: &Shared, payload_bytes_max: usize, stop: &CancellationToken) -> Workers {
+    Workers {
+        inbox: shared.inbox.clone(),
+        leases: shared.leases.clone(),
+        clock: shared.clock.clone(),
+        limits: shared.config.sessions.clone(),
+        payload_bytes_max,
+        shutdown: stop.clone(),
+    }
 }
 
 /// Registers the workflows of the configured directory; what is there already stays as it is.

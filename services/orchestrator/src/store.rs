@@ -23,7 +23,7 @@ use rusqlite::{Connection, OpenFlags};
 pub(crate) use keys::Keys;
 pub(crate) use reading::{Filter, Found, Known, Lookup};
 pub(crate) use row::Row;
-pub(crate) use writing::{Handover, StoreThread, Stored};
+pub(crate) use writing::{Handover, Pace, StoreThread, Stored};
 
 /// The file's name in the data directory.
 pub(crate) const FILE_NAME: &str = "state.db";

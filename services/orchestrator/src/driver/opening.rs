@@ -37,7 +37,7 @@ impl Driver {
     ) -> Result<Self, Fatal> {
         let journal = Journal::new(log);
         let config = shared.config.clone();
-        let fold = fold(&config, &journal.reader(), &shared.catalogue, &shared.keys)?;
+        let fold = fold(&shared, &journal.reader())?;
         let place = place(&config, &shared.keys);
         if let Ok(lookup) = Lookup::new(&place, journal.reader()).inspect_err(|error| {
             tracing::error!(%error, "state.db cannot be read beside its writer");
@@ -95,12 +95,7 @@ impl Driver {
         let config = self.shared.config.clone();
         // It still writes what it was handed, which is durable.
         self.store.finish();
-        let fold = fold(
-            &config,
-            &self.journal.reader(),
-            &self.shared.catalogue,
-            &self.shared.keys,
-        )?;
+        let fold = fold(&self.shared, &self.journal.reader())?;
         self.state = fold.state;
         self.store = fold.store;
         self.table = Table::new(micros(*config.sessions.lease), config.sessions.max_hosts);
@@ -143,8 +138,9 @@ struct Fold {
     last_time: Time,
 }
 
-fn fold(config: &Config, log: &Reader, catalogue: &Catalogue, keys: &Keys) -> Result<Fold, Fatal> {
-    let place = place(config, keys);
+fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
+    let (config, catalogue) = (&*shared.config, &shared.catalogue);
+    let place = place(config, &shared.keys);
     let (mut connection, loaded) = place.open(log)?;
     let mut applied = loaded.applied;
     let mut state = State::new(limits(config));
@@ -158,7 +154,7 @@ fn fold(config: &Config, log: &Reader, catalogue: &Catalogue, keys: &Keys) -> Re
         applied = loaded.applied;
         state = State::new(limits(config));
     }
-    let store = StoreThread::start(place, connection).map_err(Fatal::Thread)?;
+    let store = StoreThread::start(place, connection, shared.pace).map_err(Fatal::Thread)?;
     let mut replay = Replay {
         state,
         store,
@@ -308,10 +304,10 @@ impl Replay<'_> {
             workflows: std::mem::take(&mut self.folded.workflows),
             forget_before: None,
         });
-        match self.store.stored().recv() {
-            Ok(Stored::Applied(applied)) => self.applied = applied,
-            Ok(Stored::Damaged(why)) => return Err(Fatal::StoreDamaged(why)),
-            Err(_) => return Err(Fatal::StoreDamaged("its thread has ended".to_owned())),
+        match self.store.wait() {
+            Some(Stored::Applied(applied)) => self.applied = applied,
+            Some(Stored::Damaged(why)) => return Err(Fatal::StoreDamaged(why)),
+            None => return Err(Fatal::StoreDamaged("its thread has ended".to_owned())),
         }
         for id in ended {
             self.state.remove(&id);

@@ -270,7 +270,7 @@ impl Driver {
         let waiting = self.upkeep.rows.len() + self.upkeep.leaving.len();
         if self.upkeep.under_way && waiting > self.shared.config.store.unwritten_max {
             // The one wait of this loop: memory must not take what the disk doesn't.
-            let answer = self.store.stored().recv().ok();
+            let answer = self.store.wait();
             self.stored(answer)?;
         }
         let wanted = self.now >= self.upkeep.next_handover
@@ -354,7 +354,7 @@ impl Driver {
     /// Before a refold: what state.db was handed is written, what it wasn't is folded anew.
     pub(super) fn last_handover(&mut self) {
         if self.upkeep.under_way
-            && let Ok(Stored::Applied(applied)) = self.store.stored().recv()
+            && let Some(Stored::Applied(applied)) = self.store.wait()
         {
             self.upkeep.committed(applied);
         }
@@ -363,7 +363,7 @@ impl Driver {
         }
         let handover = self.upkeep.handover(&self.state, self.journal.durable());
         self.store.hand_over(handover);
-        let _ = self.store.stored().recv();
+        let _ = self.store.wait();
     }
 
     /// Takes over who waited for state.db before a refold.

@@ -4,8 +4,10 @@
 //! whether a lease has lapsed.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Waker};
 
 use proto::error::{Problem, Reason};
 use proto::id::{HostId, Time};
@@ -13,6 +15,12 @@ use proto::wire;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+use super::table::Session;
+use crate::inbox::{Inbox, Input};
+
+/// Where what goes to one host comes out.
+pub(crate) type FarEnd = mpsc::Receiver<Result<wire::ConnectResponse, Status>>;
 
 /// The way out to one host.
 #[derive(Debug)]
@@ -23,9 +31,7 @@ pub(crate) struct Line {
 
 impl Line {
     /// A line with room for so many messages, and its far end.
-    pub(crate) fn new(
-        messages_max: usize,
-    ) -> (Self, mpsc::Receiver<Result<wire::ConnectResponse, Status>>) {
+    pub(crate) fn new(messages_max: usize) -> (Self, FarEnd) {
         let (messages, far_end) = mpsc::channel(messages_max);
         let line = Self {
             messages,
@@ -52,6 +58,29 @@ impl Line {
     /// Whether the session is to end.
     pub(crate) async fn is_cut(&self) {
         self.cut.cancelled().await;
+    }
+}
+
+/// Tells the driver that the stream has ended, however that came.
+pub(super) struct Closing {
+    pub(super) inbox: Inbox,
+    pub(super) host: HostId,
+    pub(super) session: Session,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let (inbox, host, session) = (self.inbox.clone(), self.host.clone(), self.session);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // Fails only when the driver has ended, and then every session has.
+                let _ = inbox.tell(Input::Closed { host, session }).await;
+            });
+        } else {
+            // Nobody's task (see `stepped`): there is a place, or the driver is gone.
+            let told = pin!(inbox.tell(Input::Closed { host, session }));
+            let _ = told.poll(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 

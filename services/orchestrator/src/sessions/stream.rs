@@ -17,10 +17,11 @@ use proto::wire::command_result::Outcome;
 use proto::wire::worker_service_server::WorkerService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::line::{Lease, Leases, Line};
+use super::line::{Closing, FarEnd, Lease, Leases, Line};
 use super::table::Session;
 use crate::config;
 use crate::engine::{ResultOutcome, checked_result};
@@ -56,14 +57,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<wire::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let (line, far_end) = Line::new(self.limits.outbox_messages_max);
-        let connection = Connection {
-            inbox: self.inbox.clone(),
-            lease: Arc::new(Lease::new(Time(self.clock.now_micros()))),
-            line: Arc::new(line),
-            limits: self.limits.clone(),
-            payload_bytes_max: self.payload_bytes_max,
-        };
+        let (connection, far_end) = self.connection();
         let mut stream = request.into_inner();
         let shutdown = self.shutdown.clone();
         // The answer's headers must not wait for the first message, or a client that waits for them
@@ -127,10 +121,25 @@ impl WorkerService for Workers {
     }
 }
 
+impl Workers {
+    /// A connection for a new stream, and what goes to its host.
+    pub(crate) fn connection(&self) -> (Connection, FarEnd) {
+        let (line, far_end) = Line::new(self.limits.outbox_messages_max);
+        let connection = Connection {
+            inbox: self.inbox.clone(),
+            lease: Arc::new(Lease::new(Time(self.clock.now_micros()))),
+            line: Arc::new(line),
+            limits: self.limits.clone(),
+            payload_bytes_max: self.payload_bytes_max,
+        };
+        (connection, far_end)
+    }
+}
+
 /// One stream of one host.
-struct Connection {
+pub(crate) struct Connection {
     inbox: Inbox,
-    line: Arc<Line>,
+    pub(crate) line: Arc<Line>,
     lease: Arc<Lease>,
     limits: config::Sessions,
     payload_bytes_max: usize,
@@ -140,12 +149,20 @@ impl Connection {
     /// Until the host or the orchestrator ends it. The error is its last word.
     async fn run(&self, stream: &mut Streaming<wire::ConnectRequest>) -> Result<(), Problem> {
         let first = tokio::time::timeout(ANNOUNCEMENT_TIMEOUT, stream.message()).await;
-        let mut first = match first {
-            Ok(Ok(Some(first))) => first,
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(status)) => return Err(broken(&status)),
-            Err(_) => return Err(announce_first("said nothing for 10 s")),
-        };
+        match first {
+            Ok(Ok(Some(first))) => self.session(first, stream).await,
+            Ok(Ok(None)) => Ok(()),
+            Ok(Err(status)) => Err(broken(&status)),
+            Err(_) => Err(announce_first("said nothing for 10 s")),
+        }
+    }
+
+    /// A session, from its first message to its end.
+    pub(crate) async fn session(
+        &self,
+        mut first: wire::ConnectRequest,
+        stream: &mut (impl Stream<Item = Result<wire::ConnectRequest, Status>> + Unpin),
+    ) -> Result<(), Problem> {
         let announce = first
             .announce
             .take()
@@ -162,8 +179,9 @@ impl Connection {
             session,
         };
         let said = tokio::select! {
-            said = self.listen(first, stream, &host, session) => said,
+            biased;
             () = self.line.is_cut() => Ok(()),
+            said = self.listen(first, stream, &host, session) => said,
         };
         drop(closing);
         said
@@ -172,7 +190,7 @@ impl Connection {
     async fn listen(
         &self,
         first: wire::ConnectRequest,
-        stream: &mut Streaming<wire::ConnectRequest>,
+        stream: &mut (impl Stream<Item = Result<wire::ConnectRequest, Status>> + Unpin),
         host: &HostId,
         session: Session,
     ) -> Result<(), Problem> {
@@ -196,10 +214,10 @@ impl Connection {
                     })
                     .await?;
             }
-            message = match stream.message().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Ok(()),
-                Err(status) => return Err(broken(&status)),
+            message = match stream.next().await {
+                Some(Ok(message)) => message,
+                None => return Ok(()),
+                Some(Err(status)) => return Err(broken(&status)),
             };
         }
     }
@@ -359,25 +377,6 @@ impl Said {
             && self.nameless.is_empty()
             && self.samples.is_empty()
             && !self.draining
-    }
-}
-
-/// Tells the driver that the stream has ended, however that came.
-struct Closing {
-    inbox: Inbox,
-    host: HostId,
-    session: Session,
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let (inbox, host, session) = (self.inbox.clone(), self.host.clone(), self.session);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // Fails only when the driver has ended, and then every session has.
-                let _ = inbox.tell(Input::Closed { host, session }).await;
-            });
-        }
     }
 }
 

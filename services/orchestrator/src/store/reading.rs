@@ -126,15 +126,20 @@ impl Lookup {
         work: impl FnOnce(&Connection, &Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let look = move || {
             let [first, second] = &*this.connections;
             let connection = first
                 .try_lock()
                 .or_else(|_| second.lock())
                 .unwrap_or_else(PoisonError::into_inner);
             work(&connection, &this.log)
-        });
-        done.await
+        };
+        // Without a runtime (see `stepped`) nobody else waits for this thread.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return look();
+        }
+        tokio::task::spawn_blocking(look)
+            .await
             .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
     }
 }

@@ -141,7 +141,7 @@ fn fixture() -> Fixture {
 
 fn write(fixture: &Fixture, handovers: Vec<Handover>) {
     let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
-    let thread = StoreThread::start(fixture.place.clone(), connection).unwrap();
+    let thread = StoreThread::start(fixture.place.clone(), connection, Pace::Thread).unwrap();
     for handover in handovers {
         let applied = handover.applied;
         thread.hand_over(handover);

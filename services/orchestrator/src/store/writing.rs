@@ -1,6 +1,6 @@
-//! The thread that writes state.db behind the log: what the driver hands over, in one SQL
-//! transaction with the offset that it is true at. It never holds up the driver, who looks for its
-//! answer when it suits him.
+//! What writes state.db behind the log: what the driver hands over, in one SQL transaction with the
+//! offset that it is true at. On a thread, so that it never holds up the driver, who looks for its
+//! answer when it suits him; or when it is told to, where every step is somebody else's to choose.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,16 +41,33 @@ pub(crate) enum Stored {
     Damaged(String),
 }
 
-/// The writing thread, from the driver's side.
+/// When handovers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As they come, on a thread.
+    Thread,
+    /// At each [`StoreThread::step`], or when the driver waits.
+    Stepped,
+}
+
+/// The writer, from the driver's side.
 pub(crate) struct StoreThread {
     handovers: Option<Sender<Handover>>,
     stored: Receiver<Stored>,
     thread: Option<JoinHandle<()>>,
+    stepped: Option<Stepped>,
+}
+
+/// The writer and its ends of the channels, where no thread has them.
+struct Stepped {
+    writer: Writer,
+    take: Receiver<Handover>,
+    answer: Sender<Stored>,
 }
 
 impl StoreThread {
-    /// Starts the thread on the connection that the start opened.
-    pub(crate) fn start(place: Place, connection: Connection) -> std::io::Result<Self> {
+    /// Starts writing on the connection that the start opened.
+    pub(crate) fn start(place: Place, connection: Connection, pace: Pace) -> std::io::Result<Self> {
         // One in hand and one that waits would only be two halves of one.
         let (handovers, take) = bounded(1);
         let (answer, stored) = bounded(4);
@@ -59,13 +76,25 @@ impl StoreThread {
             connection,
             encoder: RowEncoder::default(),
         };
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run(&take, &answer))?;
+        let (mut thread, mut stepped) = (None, None);
+        match pace {
+            Pace::Thread => {
+                let named = std::thread::Builder::new().name("store".to_owned());
+                thread = Some(named.spawn(move || writer.run(&take, &answer))?);
+            }
+            Pace::Stepped => {
+                stepped = Some(Stepped {
+                    writer,
+                    take,
+                    answer,
+                });
+            }
+        }
         Ok(Self {
             handovers: Some(handovers),
             stored,
-            thread: Some(thread),
+            thread,
+            stepped,
         })
     }
 
@@ -82,8 +111,37 @@ impl StoreThread {
         &self.stored
     }
 
-    /// Ends the thread; what was handed over is still written.
+    /// Waits for the answer to what was handed over; none when the writer has ended.
+    pub(crate) fn wait(&mut self) -> Option<Stored> {
+        self.step();
+        self.stored.recv().ok()
+    }
+
+    /// Writes what was handed over, where no thread does; whether there was anything.
+    pub(crate) fn step(&mut self) -> bool {
+        let Some(stepped) = &mut self.stepped else {
+            return false;
+        };
+        let Ok(handover) = stepped.take.try_recv() else {
+            return false;
+        };
+        let answer = stepped
+            .writer
+            .write_until_it_is_there(&handover, &stepped.take);
+        if let Some(answer) = answer {
+            // The driver holds the other end.
+            let _ = stepped.answer.send(answer);
+        }
+        true
+    }
+
+    /// Ends the writer; what was handed over is still written.
     pub(crate) fn finish(&mut self) {
+        self.step();
+        self.end_thread();
+    }
+
+    fn end_thread(&mut self) {
         self.handovers = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -97,7 +155,8 @@ impl StoreThread {
 
 impl Drop for StoreThread {
     fn drop(&mut self) {
-        self.finish();
+        // Without a thread, a drop is what a kill is: nothing more is written.
+        self.end_thread();
     }
 }
 
