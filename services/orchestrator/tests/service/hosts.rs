@@ -12,8 +12,9 @@ use crate::host::{FakeHost, completed};
 async fn a_result_counts_once_and_only_from_who_has_the_command() {
     let directory = tempfile::tempdir().unwrap();
     let mut suite = Suite::start(directory.path()).await;
-    suite.register(sequence("orders", &["a"])).await;
-    let mut host = FakeHost::connect(&suite, "h", &[("a", 1)]).await;
+    suite.register(sequence("orders", &["a", "b"])).await;
+    // The second step keeps the transaction in memory, where a conflict is known as one.
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 1), ("b", 1)]).await;
     let mut stranger = FakeHost::connect(&suite, "s", &[("other", 1)]).await;
     let id = suite.execute("orders", "{}").await;
     let command = host.command().await.command_id;
@@ -29,8 +30,9 @@ async fn a_result_counts_once_and_only_from_who_has_the_command() {
     host.report(&command, completed(r#"{"by":"x"}"#)).await;
     assert_eq!(host.acknowledgement().await, "RESULT_CONFLICT");
 
+    host.do_next("{}").await;
     suite.until(&id, TransactionState::Completed).await;
-    assert_eq!(suite.count(EventType::CommandCompleted).await, 1);
+    assert_eq!(suite.count(EventType::CommandCompleted).await, 2);
     assert_eq!(suite.count(EventType::ResultRefused).await, 4);
     suite.stop().await;
 }
