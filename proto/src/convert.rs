@@ -237,6 +237,7 @@ fn full_kind(event: &Event) -> wire::event::Kind {
         wire::event_record::Kind::HostDisconnected(what) => Full::HostDisconnected(what),
         wire::event_record::Kind::HostLost(what) => Full::HostLost(what),
         wire::event_record::Kind::HostDraining(what) => Full::HostDraining(what),
+        wire::event_record::Kind::HostQuarantined(what) => Full::HostQuarantined(what),
         wire::event_record::Kind::SystemSampled(what) => Full::SystemSampled(what),
     }
 }
@@ -270,5 +271,11 @@ pub fn host_kind(what: &HostEvent) -> wire::event_record::Kind {
         }
         HostEvent::Lost => Record::HostLost(wire::HostLost {}),
         HostEvent::Draining => Record::HostDraining(wire::HostDraining {}),
+        HostEvent::Quarantined { hold_us, losses } => {
+            Record::HostQuarantined(wire::HostQuarantined {
+                hold_us: *hold_us,
+                losses: *losses,
+            })
+        }
     }
 }

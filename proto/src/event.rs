@@ -341,6 +341,13 @@ pub enum HostEvent {
     Lost,
     /// It takes no more commands.
     Draining,
+    /// It gets no commands for a while, since hosts of its kind crash in a loop.
+    Quarantined {
+        /// For how long, in microseconds.
+        hold_us: u64,
+        /// For how many losses.
+        losses: u32,
+    },
 }
 
 impl Event {
@@ -425,6 +432,7 @@ impl Event {
                 HostEvent::Disconnected { .. } => Type::HostDisconnected,
                 HostEvent::Lost => Type::HostLost,
                 HostEvent::Draining => Type::HostDraining,
+                HostEvent::Quarantined { .. } => Type::HostQuarantined,
             },
         }
     }

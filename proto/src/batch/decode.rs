@@ -208,6 +208,13 @@ impl Reader<'_> {
                 host: named_host?,
                 what: HostEvent::Draining,
             },
+            Record::HostQuarantined(what) => Kind::Host {
+                host: named_host?,
+                what: HostEvent::Quarantined {
+                    hold_us: what.hold_us,
+                    losses: what.losses,
+                },
+            },
             Record::ResultRefused(what) => Kind::ResultRefused {
                 host: named_host?,
                 reason: what.reason,
@@ -273,6 +280,7 @@ impl Reader<'_> {
             | Record::HostDisconnected(_)
             | Record::HostLost(_)
             | Record::HostDraining(_)
+            | Record::HostQuarantined(_)
             | Record::SystemSampled(_) => return Err("it is no event of a command".to_owned()),
         })
     }

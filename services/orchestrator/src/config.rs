@@ -178,6 +178,8 @@ pub struct Sessions {
     pub heartbeat_interval: HumaneDuration,
     /// Hosts at once.
     pub max_hosts: usize,
+    /// Hosts that crash in a loop.
+    pub quarantine: Quarantine,
     /// Workers of one host.
     pub max_workers_per_host: usize,
     /// Slots of one worker at one host.
@@ -186,6 +188,18 @@ pub struct Sessions {
     pub outbox_messages_max: usize,
     /// Results and stages in one message.
     pub max_items_per_message: usize,
+}
+
+/// See the file.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    /// How many losses hold new hosts back; 0: none ever do.
+    pub losses: usize,
+    /// Within how long.
+    pub window: HumaneDuration,
+    /// For how long.
+    pub hold: HumaneDuration,
 }
 
 /// See the file.

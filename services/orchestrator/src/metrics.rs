@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use proto::event::{CommandEvent, Event, Kind, TransactionEvent};
+use proto::event::{CommandEvent, Event, HostEvent, Kind, TransactionEvent};
 
 /// The orchestrator's metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -34,7 +34,9 @@ pub(crate) struct Metrics {
     ends: [Counter; 4],
     outcomes: [Counter; 5],
     dispatched: Counter,
-    refused: Counter,
+    refused: Family<ReasonLabel, Counter>,
+    hosts_lost: Counter,
+    hosts_quarantined: Counter,
     events: Arc<Counter>,
 }
 
@@ -46,6 +48,11 @@ struct StateLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
 }
 
 /// In the order of `Metrics::ends`.
@@ -73,7 +80,9 @@ impl Metrics {
             outcomes: OUTCOMES
                 .map(|outcome| outcomes.get_or_create_owned(&OutcomeLabel { outcome })),
             dispatched: Counter::default(),
-            refused: Counter::default(),
+            refused: Family::default(),
+            hosts_lost: Counter::default(),
+            hosts_quarantined: Counter::default(),
             events: Arc::default(),
         };
         let this = &metrics;
@@ -91,8 +100,18 @@ impl Metrics {
         );
         registry.register(
             "results_refused",
-            "Results that counted for nothing",
+            "Results that counted for nothing, by reason",
             this.refused.clone(),
+        );
+        registry.register(
+            "hosts_lost",
+            "Worker hosts whose lease lapsed",
+            this.hosts_lost.clone(),
+        );
+        registry.register(
+            "hosts_quarantined",
+            "Times that a worker host was held back, since hosts like it crash in a loop",
+            this.hosts_quarantined.clone(),
         );
         registry.register(
             "events",
@@ -166,17 +185,24 @@ impl Metrics {
                 CommandEvent::Queued { .. } | CommandEvent::PickedUp | CommandEvent::Processing => {
                 }
             },
+            Kind::Host { what, .. } => match what {
+                HostEvent::Lost => drop(self.hosts_lost.inc()),
+                HostEvent::Quarantined { .. } => drop(self.hosts_quarantined.inc()),
+                HostEvent::Connected { .. }
+                | HostEvent::Disconnected { .. }
+                | HostEvent::Draining => {}
+            },
+            Kind::ResultRefused { reason, .. } => self.result_refused(reason),
             Kind::OrchestratorStarted { .. }
             | Kind::WorkflowRegistered(_)
-            | Kind::Host { .. }
-            | Kind::ResultRefused { .. }
             | Kind::SystemSampled { .. } => {}
         }
     }
 
-    /// Counts a result that was refused.
-    pub(crate) fn result_refused(&self) {
-        self.refused.inc();
+    /// Counts a result that was refused: those that are events are counted with them.
+    pub(crate) fn result_refused(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Shows a figure.

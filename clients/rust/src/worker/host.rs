@@ -54,7 +54,7 @@ pub enum Observed<'a> {
         /// False when it never got a slot.
         started: bool,
     },
-    /// The orchestrator refused a result.
+    /// The orchestrator refused a result, or has taken back a command that is at work here.
     Refused {
         /// The command.
         command_id: &'a str,

@@ -218,7 +218,14 @@ impl Hub {
             mut responses,
         } = session;
         for revoked in &welcome.revoked_command_ids {
-            self.table.revoke(revoked);
+            if self.table.revoke(revoked) {
+                let (command_id, reason) = (revoked, "LEASE_LAPSED");
+                tracing::warn!(
+                    command_id,
+                    "a command is another host's now, and is stopped"
+                );
+                (self.observer)(&Observed::Refused { command_id, reason });
+            }
         }
         self.table.send_again();
         self.progress.clear();

@@ -77,15 +77,20 @@ impl Table {
         }
     }
 
-    /// Stops a command that is another host's now, and drops its result.
-    pub(crate) fn revoke(&mut self, command_id: &str) {
+    /// Stops a command that is another host's now, and drops its result. True if it was at work; a
+    /// result that was held may have counted before, its acknowledgement lost.
+    pub(crate) fn revoke(&mut self, command_id: &str) -> bool {
         match self.commands.get_mut(command_id) {
             Some(State::Running { cancelled, revoked }) => {
                 *revoked = true;
                 cancelled.cancel();
+                true
             }
-            Some(State::Held(_)) => self.acknowledge(command_id),
-            None => {}
+            Some(State::Held(_)) => {
+                self.acknowledge(command_id);
+                false
+            }
+            None => false,
         }
     }
 
@@ -223,8 +228,8 @@ mod tests {
         table.admit("running", &token);
         table.admit("held", &CancellationToken::new());
         table.finish(result("held"));
-        table.revoke("running");
-        table.revoke("held");
+        assert!(table.revoke("running"));
+        assert!(!table.revoke("held"));
         assert!(token.is_cancelled());
         table.finish(result("running"));
         assert!(table.next_results(1_000).is_empty());

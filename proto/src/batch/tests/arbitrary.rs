@@ -262,6 +262,8 @@ fn host_event() -> impl Strategy<Value = HostEvent> {
         any::<bool>().prop_map(|drained| HostEvent::Disconnected { drained }),
         Just(HostEvent::Lost),
         Just(HostEvent::Draining),
+        any::<(u64, u32)>()
+            .prop_map(|(hold_us, losses)| HostEvent::Quarantined { hold_us, losses }),
     ]
 }
 

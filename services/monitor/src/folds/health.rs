@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::event::{Command, CommandEvent, HostEvent, Kind};
-use proto::id::TransactionId;
+use proto::id::{Time, TransactionId};
 use serde::{Deserialize, Serialize};
 
 use super::names::{NameId, Names};
@@ -41,8 +41,27 @@ pub struct Host {
     pub draining: bool,
     /// Whether it left on purpose.
     pub drained: bool,
+    /// Since hosts of its kind crash in a loop: until when it gets no commands.
+    quarantine: Option<Quarantine>,
     /// When something was last heard of it, in microseconds.
     pub last_us: i64,
+}
+
+/// How a host is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Until when, in microseconds.
+    pub until_us: i64,
+    /// For how many losses.
+    pub losses: u32,
+}
+
+impl Host {
+    /// How it is held back at an instant, where it is.
+    pub fn quarantine(&self, now_us: i64) -> Option<Quarantine> {
+        self.quarantine
+            .filter(|held| self.live && held.until_us > now_us)
+    }
 }
 
 /// The places of a worker on a host.
@@ -201,7 +220,10 @@ impl Health {
                 .iter()
                 .map(|(worker, slots)| (self.names.intern(worker.as_str()), *slots))
                 .collect(),
-            HostEvent::Disconnected { .. } | HostEvent::Lost | HostEvent::Draining => Vec::new(),
+            HostEvent::Disconnected { .. }
+            | HostEvent::Lost
+            | HostEvent::Draining
+            | HostEvent::Quarantined { .. } => Vec::new(),
         };
         for (worker, _) in &offered {
             self.worker(*worker);
@@ -213,6 +235,8 @@ impl Health {
                 host.machine.clone_from(machine);
                 (host.live, host.connected) = (true, true);
                 (host.draining, host.drained) = (false, false);
+                // Said again where it goes on.
+                host.quarantine = None;
                 for slots in host.workers.values_mut() {
                     slots.slots = 0;
                     slots.offered = false;
@@ -231,6 +255,12 @@ impl Health {
             }
             HostEvent::Lost => (host.live, host.connected) = (false, false),
             HostEvent::Draining => host.draining = true,
+            HostEvent::Quarantined { hold_us, losses } => {
+                host.quarantine = Some(Quarantine {
+                    until_us: Time(time_us).after_us(*hold_us).0,
+                    losses: *losses,
+                });
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! It comes from four things: liveness (leases), capacity (slots), speed and errors over the
 //! configured window that ends at the answer's position.
 
-use super::health::{Health, Host, Slots};
+use super::health::{Health, Host, Quarantine, Slots};
 use super::performance::{Figures, Performance};
 use super::settings::{Settings, seconds_to_us};
 
@@ -75,6 +75,8 @@ pub struct HostHealth {
     pub live: bool,
     /// Whether it takes no more commands.
     pub draining: bool,
+    /// How it is held back, where it is.
+    pub quarantine: Option<Quarantine>,
     /// When something was last heard of it, in microseconds.
     pub last_us: i64,
 }
@@ -110,7 +112,7 @@ pub fn judge(
         .into_iter()
         .map(|(name, (host, slots))| {
             let figures = by_host.get(name).cloned().unwrap_or_default();
-            judge_host(name, host, slots, &figures, settings)
+            judge_host(name, host, slots, &figures, settings, now_us)
         })
         .collect();
     let live: Vec<&HostHealth> = hosts
@@ -156,10 +158,15 @@ fn verdict(
         issues.insert(0, format!("{waiting}, and no live host offers it"));
         return (Word::Failed, issues);
     }
-    if queued > 0 && live.iter().all(|host| host.draining) {
+    let takes_none = |host: &&HostHealth| host.draining || host.quarantine.is_some();
+    if queued > 0 && live.iter().all(takes_none) {
         word = word.max(Word::Degraded);
+        let why = match live.iter().any(|host| host.quarantine.is_some()) {
+            true => "draining or quarantined",
+            false => "draining",
+        };
         issues.push(format!(
-            "{waiting}, and every live host that offers it is draining"
+            "{waiting}, and every live host that offers it is {why}"
         ));
     }
     let mut worse = 0;
@@ -173,6 +180,10 @@ fn verdict(
                 host.host,
                 host.word.as_str()
             ));
+        } else {
+            let own = host.issues.iter().filter(|issue| !issues.contains(issue));
+            let own: Vec<_> = own.cloned().collect();
+            issues.extend(own);
         }
     }
     if worse > 0 {
@@ -195,8 +206,22 @@ fn judge_host(
     slots: Slots,
     figures: &Figures,
     settings: &Settings,
+    now_us: i64,
 ) -> HostHealth {
     let (mut word, mut issues) = by_figures(figures, settings);
+    let quarantine = host.quarantine(now_us);
+    if let Some(held) = quarantine {
+        word = word.max(Word::Degraded);
+        let seconds = (held.until_us - now_us).cast_unsigned().div_ceil(1_000_000);
+        issues.insert(
+            0,
+            format!(
+                "quarantined for another {}, since hosts like it were lost {} times",
+                span(seconds),
+                held.losses
+            ),
+        );
+    }
     if !host.live {
         word = Word::Inactive;
         let why = if host.drained {
@@ -214,6 +239,7 @@ fn judge_host(
         slots,
         live: host.live,
         draining: host.draining,
+        quarantine,
         last_us: host.last_us,
     }
 }

@@ -202,5 +202,8 @@ fn host_health(health: HostHealth) -> wire::HostHealth {
         live: health.live,
         draining: health.draining,
         last_seen_time: Some(to_timestamp(Time(health.last_us))),
+        quarantined_until_time: health
+            .quarantine
+            .map(|held| to_timestamp(Time(held.until_us))),
     }
 }

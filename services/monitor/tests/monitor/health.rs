@@ -248,6 +248,39 @@ fn draining_alone_is_no_issue_but_work_that_waits_for_it_is() {
 }
 
 #[test]
+fn a_quarantined_host_is_degraded_says_so_and_gets_over_it() {
+    let mut events = with_host(Vec::new());
+    let what = HostEvent::Quarantined {
+        hold_us: 60_000_000,
+        losses: 6,
+    };
+    events.push(host_event(2, 0, what));
+    events.extend(queued(3));
+    let health = after(&events);
+    assert_eq!(health.word, Word::Degraded);
+    let held = health.hosts[0].quarantine.unwrap();
+    assert_eq!(held.until_us, BEGIN + 62 * SECOND);
+    assert_eq!(
+        health.issues,
+        [
+            "1 command waits, and every live host that offers it is draining or quarantined",
+            "quarantined for another 59 s, since hosts like it were lost 6 times",
+        ]
+    );
+    // Its time is up.
+    let mut over = events.clone();
+    over.extend(queued(62));
+    let health = after(&over);
+    assert_eq!(
+        (health.word, health.hosts[0].quarantine),
+        (Word::Healthy, None)
+    );
+    // The orchestrator started anew, and said nothing of it.
+    events.push(host_connected(BEGIN + 5 * SECOND, 0, 4));
+    assert_eq!(after(&events).word, Word::Healthy);
+}
+
+#[test]
 fn a_worker_nobody_named_is_unknown() {
     let folds = fold(&entries(&with_host(Vec::new()), 7, &Settings::default()));
     assert!(health_of(&folds, "nobody").is_none());

@@ -13,6 +13,7 @@ use crate::inbox::{Announced, HostResult, Said};
 use crate::letting_out::Out;
 use crate::sessions::late::Late;
 use crate::sessions::line::{Lease, Line};
+use crate::sessions::quarantine::Hold;
 use crate::sessions::stream::recorded;
 use crate::sessions::table::{Announcement, Session};
 
@@ -41,6 +42,7 @@ impl Driver {
         let announcement = Announcement {
             host: host.clone(),
             workers: workers.clone(),
+            machine: machine.clone(),
             held,
         };
         let state = &self.state;
@@ -71,7 +73,16 @@ impl Driver {
                 commands: opened.lost,
             });
         }
-        self.dispatch.host_up(&host, &opened.offered);
+        if !opened.revoked.is_empty() {
+            self.decide_or_say(engine::Input::Revoked {
+                host: host.clone(),
+                commands: opened.revoked.clone(),
+            });
+        }
+        match opened.hold {
+            None => self.dispatch.host_up(&host, &opened.offered),
+            Some(hold) => self.hold_back(&host, hold),
+        }
         // The epoch tells this session from those before a restart.
         let session_id = format!("{}-{}", self.journal.bounds().epoch, opened.session.0);
         lease.renew(self.now);
@@ -178,7 +189,10 @@ impl Driver {
         self.free_slot(host, &command);
         let (reason, message) = match (decided, problem) {
             (Ok(engine::Reply::ResultRefused { reason, message }), _) => (reason, message),
-            (Ok(_), Some(problem)) => (problem.reason, problem.message),
+            (Ok(_), Some(problem)) => {
+                self.shared.metrics.result_refused(word(problem.reason));
+                (problem.reason, problem.message)
+            }
             (Ok(_), None) => (Reason::Unspecified, String::new()),
             (Err(problem), _) => (problem.reason, problem.message),
         };
@@ -203,10 +217,7 @@ impl Driver {
     ) {
         let refused_reason = match reason {
             Reason::Unspecified => String::new(),
-            reason => {
-                self.shared.metrics.result_refused();
-                word(reason).to_owned()
-            }
+            reason => word(reason).to_owned(),
         };
         if let Some(open) = self.lines.get(host) {
             let acknowledgement = wire::ResultAcknowledgement {
@@ -230,7 +241,7 @@ impl Driver {
             // What waits for it still goes out: a host may have closed its half alone.
             self.shared.leases.remove(&open.session_id);
         }
-        if let Some(drained) = self.table.disconnect(host, session) {
+        if let Some(drained) = self.table.disconnect(host, session, self.now) {
             self.dispatch.host_gone(host);
             self.decide_or_say(engine::Input::HostDisconnected {
                 host: host.clone(),
@@ -246,7 +257,20 @@ impl Driver {
         }
     }
 
-    /// Hosts whose heartbeats stayed away for a whole lease lose what they have.
+    /// A host that comes from where hosts crash in a loop gets nothing for a while.
+    fn hold_back(&mut self, host: &HostId, hold: Hold) {
+        self.dispatch.host_gone(host);
+        let (hold_us, losses) = (hold.until.since_us(self.now), hold.losses);
+        tracing::warn!(%host, losses, hold_us, "a worker host is quarantined: its kind crashes in a loop");
+        self.decide_or_say(engine::Input::HostQuarantined {
+            host: host.clone(),
+            hold_us,
+            losses,
+        });
+    }
+
+    /// Hosts whose heartbeats stayed away for a whole lease lose what they have; those that were held
+    /// back for long enough are let in.
     pub(super) fn judge_leases(&mut self) {
         let due = |driver: &Self| driver.table.due().is_some_and(|due| due <= driver.now);
         if !due(self) || self.now < self.judge_after {
@@ -261,6 +285,10 @@ impl Driver {
         }
         if !due(self) {
             return;
+        }
+        for (host, offered) in self.table.let_in(self.now) {
+            tracing::info!(%host, "a worker host is let in after its quarantine");
+            self.dispatch.host_up(&host, &offered);
         }
         for lapsed in self.table.lapse(self.now) {
             let commands = lapsed.commands.len();

@@ -20,6 +20,7 @@ use crate::dispatch::Dispatch;
 use crate::engine::{self, Decided, Limits, Snapshot, State};
 use crate::inbox::Queued;
 use crate::journal::Journal;
+use crate::sessions::quarantine::Policy;
 use crate::sessions::table::Table;
 use crate::store::{Handover, Keys, Loaded, Lookup, Place, Row, StoreError, StoreThread, Stored};
 
@@ -48,7 +49,7 @@ impl Driver {
         shared.clock.raise_to(fold.last_time.0);
         let now = Time(shared.clock.now_micros());
         let mut driver = Self {
-            table: Table::new(micros(*config.sessions.lease), config.sessions.max_hosts),
+            table: table(&config),
             dispatch: Dispatch::new(),
             state: fold.state,
             store: fold.store,
@@ -98,7 +99,7 @@ impl Driver {
         let fold = fold(&self.shared, &self.journal.reader())?;
         self.state = fold.state;
         self.store = fold.store;
-        self.table = Table::new(micros(*config.sessions.lease), config.sessions.max_hosts);
+        self.table = table(&config);
         self.dispatch = Dispatch::new();
         self.renew_upkeep(fold.applied, fold.folded);
         self.table.restore(self.state.hosts(), self.now);
@@ -115,6 +116,16 @@ fn place(config: &Config, keys: &Keys) -> Place {
         config.store.inline_payload_bytes_max.0,
         keys.clone(),
     )
+}
+
+fn table(config: &Config) -> Table {
+    let sessions = &config.sessions;
+    let quarantine = Policy {
+        losses: sessions.quarantine.losses,
+        window_us: micros(*sessions.quarantine.window),
+        hold_us: micros(*sessions.quarantine.hold),
+    };
+    Table::new(micros(*sessions.lease), sessions.max_hosts, quarantine)
 }
 
 fn limits(config: &Config) -> Limits {

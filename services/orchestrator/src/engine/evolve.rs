@@ -39,7 +39,9 @@ impl State {
                 HostEvent::Disconnected { drained: true } | HostEvent::Lost => {
                     self.hosts.remove(host);
                 }
-                HostEvent::Disconnected { drained: false } | HostEvent::Draining => {}
+                HostEvent::Disconnected { drained: false }
+                | HostEvent::Draining
+                | HostEvent::Quarantined { .. } => {}
             },
             Kind::ResultRefused { .. } | Kind::SystemSampled { .. } => {}
         }

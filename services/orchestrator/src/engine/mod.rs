@@ -154,6 +154,15 @@ pub enum Input {
         /// Which.
         host: HostId,
     },
+    /// A host gets no commands for a while, since hosts of its kind crash in a loop.
+    HostQuarantined {
+        /// Which.
+        host: HostId,
+        /// For how long, in microseconds.
+        hold_us: u64,
+        /// For how many losses.
+        losses: u32,
+    },
     /// A host's stream ended; its lease runs on.
     HostDisconnected {
         /// Which.
@@ -170,6 +179,14 @@ pub enum Input {
     },
     /// A host came back without commands that it was given (`Announced::lost`): they are lost.
     CommandsLost {
+        /// Which host.
+        host: HostId,
+        /// Which commands.
+        commands: Vec<CommandId>,
+    },
+    /// A host came back with commands that are no longer its own (`Announced::revoked`): what it still
+    /// makes of those that were lost is refused beforehand.
+    Revoked {
         /// Which host.
         host: HostId,
         /// Which commands.
@@ -409,6 +426,11 @@ impl Turn<'_> {
                 self.emit(of_host(host, what));
             }
             Input::HostDraining { host } => self.emit(of_host(host, HostEvent::Draining)),
+            Input::HostQuarantined {
+                host,
+                hold_us,
+                losses,
+            } => self.emit(of_host(host, HostEvent::Quarantined { hold_us, losses })),
             Input::HostDisconnected { host, drained } => {
                 self.emit(of_host(host, HostEvent::Disconnected { drained }));
             }
@@ -417,6 +439,7 @@ impl Turn<'_> {
                 self.lost(&host, &commands);
             }
             Input::CommandsLost { host, commands } => self.lost(&host, &commands),
+            Input::Revoked { host, commands } => self.revoked(&host, &commands),
             Input::Progress {
                 host,
                 command,

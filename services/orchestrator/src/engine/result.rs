@@ -202,6 +202,21 @@ impl Turn<'_> {
         Reply::ResultAccepted
     }
 
+    /// What a host still has of commands that it lost. It is told to drop them, so their results never
+    /// come; those that had counted, or that nobody knows, are no news.
+    pub(super) fn revoked(&mut self, host: &HostId, commands: &[CommandId]) {
+        for command in commands {
+            let known = self.state.find_command(command);
+            let attempt = known.and_then(|(slot, key)| self.state.attempt(slot, &key));
+            let lost = attempt.is_some_and(|attempt| {
+                attempt.stage == Stage::Lost && attempt.host.as_ref() == Some(host)
+            });
+            if lost {
+                self.refuse(host.clone(), command, Reason::LeaseLapsed);
+            }
+        }
+    }
+
     fn refuse(&mut self, host: HostId, command: &CommandId, reason: Reason) -> Reply {
         self.emit(Kind::ResultRefused {
             host,

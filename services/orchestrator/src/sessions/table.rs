@@ -5,9 +5,12 @@
 //! which slots are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId, Time, WorkerName};
+
+use super::quarantine::{Hold, Life, Place, Policy, Quarantine};
 
 /// Names one stream of a host; rises with each announcement and is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,9 +23,14 @@ pub struct Announcement {
     pub host: HostId,
     /// What it offers; checked: at least one, each once, 1 to the limit of slots.
     pub workers: Vec<(WorkerName, u32)>,
+    /// The name of its machine; may be empty.
+    pub machine: String,
     /// Commands that it says it has from an earlier session.
     pub held: Vec<CommandId>,
 }
+
+/// What a host offers: worker, slots, and how many of these are in use.
+pub type Offered = Vec<(WorkerName, u32, u32)>;
 
 /// What became of an announcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +45,11 @@ pub struct Announced {
     pub revoked: Vec<CommandId>,
     /// Commands that it was given and no longer has: for `Input::CommandsLost`.
     pub lost: Vec<CommandId>,
-    /// What it offers with the slots in use: for `Dispatch::host_up`.
-    pub offered: Vec<(WorkerName, u32, u32)>,
+    /// What it offers with the slots in use: for `Dispatch::host_up`, at once or, where it is held
+    /// back, when [`Table::let_in`] says so.
+    pub offered: Offered,
+    /// Whether it is held back, and until when.
+    pub hold: Option<Hold>,
 }
 
 /// A host whose lease lapsed.
@@ -60,6 +71,9 @@ pub struct Table {
     hosts: BTreeMap<HostId, Host>,
     /// When each lease lapses, the next one first.
     due: BTreeSet<(Time, HostId)>,
+    quarantine: Quarantine,
+    /// Until when hosts are held back, the next one to be let in first.
+    holds: BTreeSet<(Time, HostId)>,
     sessions: u64,
 }
 
@@ -72,16 +86,48 @@ struct Host {
     draining: bool,
     /// What it was given and has not answered, with the worker whose slot that takes.
     held: BTreeMap<CommandId, WorkerName>,
+    /// Where it came up; none where only the log knows it.
+    place: Option<Arc<Place>>,
+    began: Time,
+    /// When its stream ended.
+    left: Option<Time>,
+    /// While it is held back: what it offers.
+    held_back: Option<(Hold, Vec<(WorkerName, u32)>)>,
+}
+
+impl Host {
+    /// The life that ends now.
+    fn life(&self, now: Time) -> Option<Life> {
+        let place = self.place.clone()?;
+        let ended = self.left.unwrap_or(now);
+        Some(Life {
+            place,
+            began: self.began,
+            ended,
+        })
+    }
+
+    /// What it offers, with the slots that its commands take.
+    fn offered(&self, workers: &[(WorkerName, u32)]) -> Offered {
+        let used = |worker: &WorkerName| self.held.values().filter(|held| *held == worker).count();
+        let offer = |(worker, slots): &(WorkerName, u32)| {
+            let used = u32::try_from(used(worker)).unwrap_or(u32::MAX);
+            (worker.clone(), *slots, used)
+        };
+        workers.iter().map(offer).collect()
+    }
 }
 
 impl Table {
     /// An empty table. `hosts_max`: full means that a new host is refused with HOSTS_LIMIT.
-    pub fn new(lease_us: u64, hosts_max: usize) -> Self {
+    pub fn new(lease_us: u64, hosts_max: usize, quarantine: Policy) -> Self {
         Self {
             lease_us,
             hosts_max,
             hosts: BTreeMap::new(),
             due: BTreeSet::new(),
+            quarantine: Quarantine::new(quarantine, hosts_max),
+            holds: BTreeSet::new(),
             sessions: 0,
         }
     }
@@ -90,6 +136,7 @@ impl Table {
     pub fn restore(&mut self, hosts: Vec<(HostId, Vec<(CommandId, WorkerName)>)>, now: Time) {
         let expires = now.after_us(self.lease_us);
         self.due.clear();
+        self.holds.clear();
         self.hosts = hosts
             .into_iter()
             .map(|(host, held)| {
@@ -99,6 +146,10 @@ impl Table {
                     expires,
                     draining: false,
                     held: held.into_iter().collect(),
+                    place: None,
+                    began: now,
+                    left: None,
+                    held_back: None,
                 };
                 (host, known)
             })
@@ -113,12 +164,8 @@ impl Table {
         now: Time,
         holds: impl Fn(&CommandId) -> bool,
     ) -> Result<Announced, Problem> {
-        let Announcement {
-            host,
-            workers,
-            held,
-        } = announcement;
-        let known = self.hosts.remove(host);
+        let host = &announcement.host;
+        let mut known = self.hosts.remove(host);
         if known.is_none() && self.hosts.len() >= self.hosts_max {
             return Err(Problem::new(
                 Reason::HostsLimit,
@@ -130,56 +177,56 @@ impl Table {
         }
         self.sessions += 1;
         let session = Session(self.sessions);
-        let mut given = BTreeMap::new();
-        let mut replaced = None;
-        if let Some(known) = known {
+        let given = known.as_mut().map(|known| std::mem::take(&mut known.held));
+        let matched = match_held(given.unwrap_or_default(), &announcement.held, holds);
+        if let Some(known) = &known {
             self.due.remove(&(known.expires, host.clone()));
-            replaced = known.session;
-            given = known.held;
         }
-        let (mut kept, mut revoked) = (Vec::new(), Vec::new());
-        let mut lost = Vec::new();
-        let mut still = BTreeMap::new();
-        for command in held {
-            match given.remove_entry(command) {
-                Some((command, worker)) if holds(&command) => {
-                    kept.push(command.clone());
-                    still.insert(command, worker);
-                }
-                _ if still.contains_key(command) => {}
-                unknown => {
-                    revoked.push(command.clone());
-                    // Open at this host by the engine's knowledge alone: it has to come again.
-                    lost.extend((unknown.is_none() && holds(command)).then(|| command.clone()));
-                }
+        let place = Place::of(host, &announcement.machine, &announcement.workers);
+        let mut renewed = Host {
+            session: Some(session),
+            expires: now.after_us(self.lease_us),
+            draining: false,
+            held: matched.still,
+            place: Some(place.clone()),
+            began: now,
+            left: None,
+            held_back: None,
+        };
+        let hold = match &known {
+            // The same process as before.
+            Some(known) if matched.lost.is_empty() => {
+                renewed.began = known.began;
+                let hold = known.held_back.as_ref().map(|(hold, _)| *hold);
+                hold.filter(|hold| hold.until > now)
             }
+            // It came back without what it had: that was a crash.
+            Some(known) => {
+                if let Some(life) = known.life(now) {
+                    self.quarantine.lost(&life, &matched.lost, now);
+                }
+                self.quarantine.hold(&place, now)
+            }
+            None => self.quarantine.hold(&place, now),
+        };
+        if let Some(before) = known.as_ref().and_then(|known| known.held_back.as_ref()) {
+            self.holds.remove(&(before.0.until, host.clone()));
         }
-        lost.extend(given.into_keys().filter(|command| holds(command)));
-        let used = |worker: &WorkerName| still.values().filter(|held| *held == worker).count();
-        let offered = (workers.iter())
-            .map(|(worker, slots)| {
-                let used = u32::try_from(used(worker)).unwrap_or(u32::MAX);
-                (worker.clone(), *slots, used)
-            })
-            .collect();
-        let expires = now.after_us(self.lease_us);
-        self.due.insert((expires, host.clone()));
-        self.hosts.insert(
-            host.clone(),
-            Host {
-                session: Some(session),
-                expires,
-                draining: false,
-                held: still,
-            },
-        );
+        if let Some(hold) = hold {
+            renewed.held_back = Some((hold, announcement.workers.clone()));
+            self.holds.insert((hold.until, host.clone()));
+        }
+        let offered = renewed.offered(&announcement.workers);
+        self.due.insert((renewed.expires, host.clone()));
+        self.hosts.insert(host.clone(), renewed);
         Ok(Announced {
             session,
-            replaced,
-            kept,
-            revoked,
-            lost,
+            replaced: known.and_then(|known| known.session),
+            kept: matched.kept,
+            revoked: matched.revoked,
+            lost: matched.lost,
             offered,
+            hold,
         })
     }
 
@@ -216,14 +263,15 @@ impl Table {
 
     /// The stream of a session ended. Some(drained) if it was the host's open one; its lease runs on
     /// unless it left drained and holds nothing.
-    pub fn disconnect(&mut self, host: &HostId, session: Session) -> Option<bool> {
+    pub fn disconnect(&mut self, host: &HostId, session: Session, now: Time) -> Option<bool> {
         let known = self.open(host, session)?;
         known.session = None;
+        known.left = Some(now);
         let drained = known.draining && known.held.is_empty();
         if drained {
             let expires = known.expires;
             self.due.remove(&(expires, host.clone()));
-            self.hosts.remove(host);
+            self.forget(host);
         }
         Some(drained)
     }
@@ -241,9 +289,32 @@ impl Table {
         self.hosts.get_mut(host)?.held.remove(command)
     }
 
-    /// When the next lease lapses.
+    /// When the next lease lapses, or the next host is let in.
     pub fn due(&self) -> Option<Time> {
-        self.due.first().map(|(time, _)| *time)
+        let next = |due: &BTreeSet<(Time, HostId)>| due.first().map(|(time, _)| *time);
+        [next(&self.due), next(&self.holds)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Hosts that are no longer held back, with what they offer: for `Dispatch::host_up`.
+    pub fn let_in(&mut self, now: Time) -> Vec<(HostId, Offered)> {
+        let mut let_in = Vec::new();
+        while self.holds.first().is_some_and(|(until, _)| *until <= now) {
+            let host = self.holds.pop_first().map(|(_, host)| host);
+            let known = host.as_ref().and_then(|host| self.hosts.get_mut(host));
+            let Some((host, known)) = host.as_ref().zip(known) else {
+                continue;
+            };
+            if let Some((_, workers)) = known.held_back.take()
+                && known.session.is_some()
+                && !known.draining
+            {
+                let_in.push((host.clone(), known.offered(&workers)));
+            }
+        }
+        let_in
     }
 
     /// The hosts whose leases have lapsed, the longest ago first; they are forgotten.
@@ -254,11 +325,16 @@ impl Table {
                 self.due.insert((expires, host));
                 break;
             }
-            if let Some(known) = self.hosts.remove(&host) {
+            if let Some(known) = self.forget(&host) {
+                let life = known.life(now);
+                let commands: Vec<_> = known.held.into_keys().collect();
+                if let Some(life) = life {
+                    self.quarantine.lost(&life, &commands, now);
+                }
                 lapsed.push(Lapsed {
                     host,
                     session: known.session,
-                    commands: known.held.into_keys().collect(),
+                    commands,
                 });
             }
         }
@@ -276,149 +352,56 @@ impl Table {
         self.hosts.values().filter(open).count()
     }
 
+    fn forget(&mut self, host: &HostId) -> Option<Host> {
+        let known = self.hosts.remove(host)?;
+        if let Some((hold, _)) = &known.held_back {
+            self.holds.remove(&(hold.until, host.clone()));
+        }
+        Some(known)
+    }
+
     fn open(&mut self, host: &HostId, session: Session) -> Option<&mut Host> {
         let known = self.hosts.get_mut(host)?;
         (known.session == Some(session)).then_some(known)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
-    use proto::id::{StepName, TransactionId};
-
-    use super::*;
-
-    const LEASE_US: u64 = 10;
-
-    fn host() -> HostId {
-        HostId::parse("h").unwrap()
-    }
-
-    fn worker() -> WorkerName {
-        WorkerName::parse("w").unwrap()
-    }
-
-    fn command(attempt: u32) -> CommandId {
-        CommandId {
-            transaction: TransactionId([1; 16]),
-            step: StepName::parse("s").unwrap(),
-            undo: false,
-            attempt,
-        }
-    }
-
-    fn announcement(held: &[CommandId]) -> Announcement {
-        Announcement {
-            host: host(),
-            workers: vec![(worker(), 4)],
-            held: held.to_vec(),
-        }
-    }
-
-    /// A table with one host that came at 0 and was given commands 1 to 3.
-    fn busy() -> (Table, Session) {
-        let mut table = Table::new(LEASE_US, 2);
-        let came = table
-            .announce(&announcement(&[]), Time(0), |_| true)
-            .unwrap();
-        for attempt in 1..=3 {
-            table.grant(&host(), command(attempt), worker());
-        }
-        (table, came.session)
-    }
-
-    #[test]
-    fn a_lease_lapses_once_its_time_is_over_and_not_before() {
-        let (mut table, session) = busy();
-        assert_eq!(table.due(), Some(Time(10)));
-        table.renew(&host(), session, Time(5)).unwrap();
-        // A heartbeat that was overtaken shortens nothing.
-        table.renew(&host(), session, Time(3)).unwrap();
-        assert!(table.lapse(Time(14)).is_empty());
-        let lapsed = table.lapse(Time(15));
-        assert_eq!(lapsed.len(), 1);
-        assert_eq!(lapsed[0].session, Some(session));
-        assert_eq!(lapsed[0].commands, [command(1), command(2), command(3)]);
-        assert_eq!(table.due(), None);
-        let problem = table.renew(&host(), session, Time(16)).unwrap_err();
-        assert_eq!(problem.reason, Reason::SessionUnknown);
-    }
-
-    #[test]
-    fn who_reconnects_in_time_keeps_what_it_holds() {
-        let (mut table, session) = busy();
-        assert_eq!(table.disconnect(&host(), session), Some(false));
-        assert_eq!(table.connected(), 0);
-        // 1 it still has, 2 it forgot, 3 ended meanwhile, 9 it never had.
-        let holds = |held: &CommandId| held.attempt <= 2;
-        let held = [command(1), command(3), command(9), command(1)];
-        let back = table
-            .announce(&announcement(&held), Time(8), holds)
-            .unwrap();
-        assert_eq!(back.replaced, None);
-        assert_eq!(back.kept, [command(1)]);
-        assert_eq!(back.revoked, [command(3), command(9)]);
-        assert_eq!(back.lost, [command(2)]);
-        assert_eq!(back.offered, [(worker(), 4, 1)]);
-        assert_eq!(table.due(), Some(Time(18)));
-        assert_eq!(table.release(&host(), &command(1)), Some(worker()));
-        assert_eq!(table.release(&host(), &command(1)), None);
-        assert_eq!(table.release(&host(), &command(3)), None);
-    }
-
-    #[test]
-    fn a_second_stream_replaces_the_first_whose_end_changes_nothing() {
-        let (mut table, first) = busy();
-        let second = table
-            .announce(&announcement(&[command(1)]), Time(1), |_| true)
-            .unwrap();
-        assert_eq!(second.replaced, Some(first));
-        assert!(table.is_open(&host(), second.session));
-        assert_eq!(table.disconnect(&host(), first), None);
-        assert!(!table.drain(&host(), first));
-        assert!(table.renew(&host(), first, Time(2)).is_err());
-        assert!(table.is_open(&host(), second.session));
-    }
-
-    #[test]
-    fn a_drained_host_leaves_at_once_and_one_with_work_only_after_its_lease() {
-        let (mut table, session) = busy();
-        assert!(table.drain(&host(), session));
-        assert!(!table.drain(&host(), session));
-        assert_eq!(table.disconnect(&host(), session), Some(false));
-        assert_eq!(table.lapse(Time(10)).len(), 1);
-        let came = table
-            .announce(&announcement(&[]), Time(20), |_| true)
-            .unwrap();
-        table.drain(&host(), came.session);
-        assert_eq!(table.disconnect(&host(), came.session), Some(true));
-        assert_eq!(table.due(), None);
-    }
-
-    #[test]
-    fn after_a_restart_every_lease_begins_anew_in_full() {
-        let mut table = Table::new(LEASE_US, 2);
-        table.restore(vec![(host(), vec![(command(1), worker())])], Time(1_000));
-        assert_eq!(table.due(), Some(Time(1_010)));
-        let back = table
-            .announce(&announcement(&[command(1)]), Time(1_009), |_| true)
-            .unwrap();
-        assert_eq!(back.kept, [command(1)]);
-        assert!(table.lapse(Time(1_010)).is_empty());
-    }
-
-    #[test]
-    fn a_full_table_refuses_strangers_only() {
-        let (mut table, _) = busy();
-        for (name, fits) in [("x", true), ("y", false), ("h", true)] {
-            let stranger = Announcement {
-                host: HostId::parse(name).unwrap(),
-                ..announcement(&[])
-            };
-            let answer = table.announce(&stranger, Time(1), |_| true);
-            assert_eq!(answer.is_ok(), fits, "{name}");
-        }
-    }
+/// What of a host's commands it still has.
+#[derive(Default)]
+struct Matched {
+    still: BTreeMap<CommandId, WorkerName>,
+    kept: Vec<CommandId>,
+    revoked: Vec<CommandId>,
+    lost: Vec<CommandId>,
 }
+
+/// Compares what a host was given with what it says it has.
+fn match_held(
+    mut given: BTreeMap<CommandId, WorkerName>,
+    held: &[CommandId],
+    holds: impl Fn(&CommandId) -> bool,
+) -> Matched {
+    let mut matched = Matched::default();
+    for command in held {
+        match given.remove_entry(command) {
+            Some((command, worker)) if holds(&command) => {
+                matched.kept.push(command.clone());
+                matched.still.insert(command, worker);
+            }
+            _ if matched.still.contains_key(command) => {}
+            unknown => {
+                matched.revoked.push(command.clone());
+                // Open at this host by the engine's knowledge alone: it has to come again.
+                let lost = unknown.is_none() && holds(command);
+                matched.lost.extend(lost.then(|| command.clone()));
+            }
+        }
+    }
+    matched
+        .lost
+        .extend(given.into_keys().filter(|command| holds(command)));
+    matched
+}
+
+#[cfg(test)]
+mod tests;

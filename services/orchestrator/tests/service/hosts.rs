@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::wire;
 use proto::wire::{EventType, TransactionState};
 
-use crate::harness::{Suite, config, reason, sequence};
+use crate::harness::{Suite, config, reason, sequence, step};
 use crate::host::{FakeHost, completed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +72,14 @@ async fn a_result_that_is_no_object_fails_its_command() {
     suite.stop().await;
 }
 
+fn workflow_of(name: &str, step: wire::Step) -> wire::Workflow {
+    wire::Workflow {
+        name: name.to_owned(),
+        steps: vec![step],
+        ..Default::default()
+    }
+}
+
 fn short_lease(directory: &std::path::Path) -> orchestrator::config::Config {
     let mut config = config(directory);
     config.sessions.lease.0 = Duration::from_millis(400);
@@ -97,6 +105,7 @@ async fn a_silent_host_loses_its_command_to_another_and_its_late_result_changes_
     let held = [first.command_id.clone()];
     let mut late = FakeHost::reconnect(&suite, "silent", &workers, &held).await;
     assert_eq!(late.welcome.revoked_command_ids, held);
+    assert_eq!(suite.count(EventType::ResultRefused).await, 1);
     late.report(&first.command_id, completed(r#"{"late":true}"#))
         .await;
     assert_eq!(late.acknowledgement().await, "LEASE_LAPSED");
@@ -105,6 +114,7 @@ async fn a_silent_host_loses_its_command_to_another_and_its_late_result_changes_
     let ended = suite.until(&id, TransactionState::Completed).await;
     assert_eq!(ended.steps[0].attempts.len(), 2);
     assert_eq!(suite.count(EventType::CommandLost).await, 1);
+    assert_eq!(suite.count(EventType::ResultRefused).await, 2);
     suite.stop().await;
 }
 
@@ -148,6 +158,82 @@ async fn a_host_that_comes_back_keeps_what_it_holds_and_loses_what_it_does_not()
     suite.until(&kept_id, TransactionState::Completed).await;
     suite.until(&lost_id, TransactionState::Completed).await;
     assert_eq!(suite.count(EventType::CommandLost).await, 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_crashes_in_a_loop_is_held_back_and_its_commands_go_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.sessions.quarantine.losses = 3;
+    config.sessions.quarantine.hold.0 = Duration::from_secs(2);
+    let mut suite = Suite::start_with(config).await;
+    let mut step = step("a");
+    step.retry = Some(wire::RetryPolicy {
+        max_deliveries: 10,
+        ..Default::default()
+    });
+    suite.register(workflow_of("orders", step)).await;
+    let id = suite.execute("orders", "{}").await;
+    let mut attempts = Vec::new();
+    for _ in 0..3 {
+        // A new process of the same name: it has nothing of what the one before was given.
+        let mut crasher = FakeHost::connect(&suite, "crasher", &[("a", 1)]).await;
+        attempts.push(crasher.command().await.attempt);
+    }
+    assert_eq!(attempts, [1, 2, 3]);
+    let mut held_back = FakeHost::connect(&suite, "crasher", &[("a", 1)]).await;
+    let mut sane = FakeHost::connect(&suite, "sane", &[("a", 1)]).await;
+    assert_eq!(sane.do_next("{}").await.attempt, 4);
+    suite.until(&id, TransactionState::Completed).await;
+    assert_eq!(suite.count(EventType::HostQuarantined).await, 1);
+
+    // With all of the other's slots taken, the next waits until the hold is over.
+    let (first, second) = (
+        suite.execute("orders", "{}").await,
+        suite.execute("orders", "{}").await,
+    );
+    let taken = sane.command().await;
+    assert!(taken.command_id.starts_with(&first));
+    assert!(
+        held_back
+            .do_next("{}")
+            .await
+            .command_id
+            .starts_with(&second)
+    );
+    sane.complete(&taken.command_id, "{}").await;
+    assert_eq!(suite.count(EventType::HostQuarantined).await, 1);
+    suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_kills_every_host_ends_as_poison_and_holds_none_of_them_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.sessions.quarantine.losses = 2;
+    let mut suite = Suite::start_with(config).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let id = suite.execute("orders", "{}").await;
+    // Five deliveries, which is the default. A new process of a victim shows that the one before died;
+    // of idle hosts the first by name is served first.
+    let offer = [("a", 1)];
+    FakeHost::connect(&suite, "c", &offer).await.command().await;
+    let mut next = FakeHost::connect(&suite, "b", &offer).await;
+    let mut idle = vec![FakeHost::connect(&suite, "c", &offer).await];
+    next.command().await;
+    next = FakeHost::connect(&suite, "a", &offer).await;
+    idle.push(FakeHost::connect(&suite, "b", &offer).await);
+    for attempt in 3..=5 {
+        assert_eq!(next.command().await.attempt, attempt);
+        next = FakeHost::connect(&suite, "a", &offer).await;
+    }
+    let ended = suite.until(&id, TransactionState::Failed).await;
+    let failure = ended.failure.unwrap();
+    assert_eq!(failure.kind, "Poison");
+    assert!(failure.message.contains("5 hosts were lost"), "{failure:?}");
+    assert_eq!(suite.count(EventType::CommandLost).await, 5);
+    assert_eq!(suite.count(EventType::HostQuarantined).await, 0);
     suite.stop().await;
 }
 

@@ -158,6 +158,7 @@ fn line(event: &Event) -> String {
             HostEvent::Disconnected { drained: false } => format!("{host} away"),
             HostEvent::Lost => format!("{host} lost"),
             HostEvent::Draining => format!("{host} draining"),
+            HostEvent::Quarantined { losses, .. } => format!("{host} quarantined for {losses}"),
         },
         Kind::ResultRefused { reason, .. } => format!("refused {reason}"),
         Kind::OrchestratorStarted { .. } => "opened".to_owned(),

@@ -17,9 +17,15 @@ use self::workflows::workflows;
 use super::script::{host, start};
 use super::*;
 use crate::dispatch::Dispatch;
+use crate::sessions::quarantine::Policy;
 use crate::sessions::table::{Announcement, Session, Table};
 
 const LEASE_US: u64 = 10_000_000;
+const QUARANTINE: Policy = Policy {
+    losses: 2,
+    window_us: 100_000_000,
+    hold_us: 20_000_000,
+};
 const HOSTS: [&str; 3] = ["h0", "h1", "h2"];
 const WORKERS: [&str; 2] = ["w0", "w1"];
 
@@ -49,7 +55,7 @@ impl World {
         let mut world = Self {
             state: State::new(Limits::default()),
             dispatch: Dispatch::new(),
-            table: Table::new(LEASE_US, 10),
+            table: Table::new(LEASE_US, 10, QUARANTINE),
             now: Time(1),
             log: Log::default(),
             hosts: HOSTS.iter().map(|_| FakeHost::default()).collect(),
@@ -173,6 +179,8 @@ impl World {
                 .iter()
                 .map(|worker| (WorkerName::parse(worker).unwrap(), 2))
                 .collect(),
+            // One place each.
+            machine: String::new(),
             held: held.to_vec(),
         };
         let holds = |command: &CommandId| self.state.holds(&announcement.host, command);
@@ -182,7 +190,13 @@ impl World {
         }
         self.hosts[at].session = Some(came.session);
         self.hosts[at].running = came.kept;
-        self.dispatch.host_up(&announcement.host, &came.offered);
+        match came.hold {
+            None => self.dispatch.host_up(&announcement.host, &came.offered),
+            Some(hold) => {
+                assert!(hold.until > self.now);
+                self.dispatch.host_gone(&announcement.host);
+            }
+        }
         self.decide(Input::HostConnected {
             host: announcement.host.clone(),
             workers: announcement.workers,
@@ -202,7 +216,7 @@ impl World {
         };
         let host = host(HOSTS[at]);
         self.dispatch.host_gone(&host);
-        if let Some(drained) = self.table.disconnect(&host, session) {
+        if let Some(drained) = self.table.disconnect(&host, session, self.now) {
             self.input(Input::HostDisconnected { host, drained });
         }
     }
@@ -249,6 +263,9 @@ impl World {
                     .unwrap();
             }
         }
+        for (host, offered) in self.table.let_in(self.now) {
+            self.dispatch.host_up(&host, &offered);
+        }
         for lapsed in self.table.lapse(self.now) {
             let at = HOSTS
                 .iter()
@@ -272,7 +289,7 @@ impl World {
         for (command, worker) in self.state.queued() {
             self.dispatch.push(&worker, command);
         }
-        self.table = Table::new(LEASE_US, 10);
+        self.table = Table::new(LEASE_US, 10, QUARANTINE);
         self.table.restore(self.state.hosts(), self.now);
         self.input(opened());
     }
@@ -419,7 +436,8 @@ impl World {
                     self.answer(at, 0, completed(0));
                 }
             }
-            if let Some(due) = self.state.next_due() {
+            // A host that is held back is let in again.
+            if let Some(due) = self.state.next_due().or(self.table.due()) {
                 self.pass(due.since_us(self.now), &[true; 3]);
             }
         }
