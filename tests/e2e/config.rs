@@ -107,6 +107,25 @@ async fn a_wrong_key_or_value_is_named_with_its_place_and_the_right_one() {
             "wrong.yaml:2",
             "enabled",
         ),
+        // What only the service can judge: a range, a pair of keys, a level.
+        (
+            "multiagents-monitor",
+            "worker_monitoring:\n  error_rate_threshold: 20\n",
+            "wrong.yaml:2:25",
+            "between 0 and 1",
+        ),
+        (
+            "multiagents-orchestrator",
+            "sessions:\n  lease: 1s\n  heartbeat_interval: 900ms\n",
+            "wrong.yaml:3:23",
+            "sessions.lease (1s)",
+        ),
+        (
+            "multiagents-worker-host",
+            "logging:\n  level: LOUD\n",
+            "wrong.yaml:2:10",
+            "WARNING",
+        ),
         (
             "multiagents-worker-host",
             "orchestrater: x\n",

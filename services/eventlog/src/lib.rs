@@ -34,7 +34,7 @@ use bytes::Bytes;
 pub use disk::{Disk, DiskFile, RealDisk, Space};
 pub use memory::{MemoryLog, MemoryStore};
 pub use record::{MAX_RECORD_BYTES, erase_payloads};
-pub use segments::{Options, SegmentLog, Sync, open};
+pub use segments::{Options, SEGMENT_BYTES_MIN, SegmentLog, Sync, open};
 pub use simulated::SimulatedDisk;
 
 /// The place of an event in its log; the first event ever has offset 0.

@@ -26,7 +26,7 @@ pub(crate) const LOCK_NAME: &str = "LOCK";
 /// A buffer that one huge batch made larger than this is given back.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;
 /// Segments are at least this long, however little is to be retained.
-const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
+pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 
 /// When a batch is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use crate::config::HumaneDuration;
+use crate::config::{HumaneDuration, above_zero};
 use crate::connections::OpenConnections;
 use crate::status::ErrorDomain;
 
@@ -100,37 +101,59 @@ pub struct Exposure {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections; the next one is closed at once.
+    #[serde(deserialize_with = "above_zero")]
     pub connections_max: usize,
     /// Open connections from one address; the next one is closed at once.
+    #[serde(deserialize_with = "above_zero")]
     pub connections_per_address_max: usize,
     /// Streams that one HTTP/2 connection may have open.
+    #[serde(deserialize_with = "above_zero")]
     pub streams_per_connection_max: u32,
     /// Calls in hand at once; the next one is refused with RESOURCE_EXHAUSTED.
+    #[serde(deserialize_with = "above_zero")]
     pub calls_max: usize,
     /// Calls to exempt methods in hand at once.
+    #[serde(deserialize_with = "above_zero")]
     pub exempt_calls_max: usize,
     /// The longest that a call may take before its answer begins.
+    #[serde(deserialize_with = "above_zero")]
     pub call_timeout: HumaneDuration,
     /// How long a new connection may take to say its first 24 bytes, and a request its headers.
+    #[serde(deserialize_with = "above_zero")]
     pub handshake_timeout: HumaneDuration,
     /// How long calls in hand may take to end once the service is asked to stop.
     pub drain_grace: HumaneDuration,
     /// After this age a connection takes no new call; what is open on it goes on.
+    #[serde(deserialize_with = "above_zero")]
     pub connection_age_max: HumaneDuration,
     /// Silence on a connection before it is probed.
+    #[serde(deserialize_with = "above_zero")]
     pub keepalive_interval: HumaneDuration,
     /// How long a probe may stay unanswered.
+    #[serde(deserialize_with = "above_zero")]
     pub keepalive_timeout: HumaneDuration,
     /// Flow control window of one stream, in bytes.
+    #[serde(deserialize_with = "window")]
     pub stream_window_bytes: u32,
     /// Flow control window of one connection, in bytes.
+    #[serde(deserialize_with = "window")]
     pub connection_window_bytes: u32,
     /// All headers of one request together, in bytes.
+    #[serde(deserialize_with = "above_zero")]
     pub header_list_bytes_max: u32,
     /// Streams that the peer opened and reset before we took them; more ends the connection.
     pub pending_reset_streams_max: usize,
     /// Streams that we had to reset for the peer's errors; more ends the connection.
     pub error_reset_streams_max: usize,
+}
+
+/// A flow control window as HTTP/2 has them; with less than its own default hardly anything moves.
+fn window<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let bytes = u32::deserialize(from)?;
+    if !(65_535..=(1 << 31) - 1).contains(&bytes) {
+        return Err(D::Error::custom("must be 65535 to 2147483647 bytes"));
+    }
+    Ok(bytes)
 }
 
 impl Default for Limits {
@@ -172,5 +195,25 @@ mod tests {
             error.to_string().contains("did you mean calls_max?"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_limit_that_lets_nothing_through_is_refused_with_its_place() {
+        for (text, says) in [
+            ("connections_max: 0", "x.yaml:1:18: connections_max: is 0"),
+            (
+                "handshake_timeout: 0s",
+                "x.yaml:1:20: handshake_timeout: is 0",
+            ),
+            (
+                "call_timeout: 99999999d",
+                "x.yaml:1:15: call_timeout: is too long",
+            ),
+            ("stream_window_bytes: 1", "65535 to 2147483647"),
+            ("connection_window_bytes: 4000000000", "65535 to 2147483647"),
+        ] {
+            let error = crate::config::parse::<Limits>("x.yaml", text).expect_err(text);
+            assert!(error.to_string().contains(says), "{text}: {error}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use eventlog::{Options, Sync};
-use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Origin, Sources};
+use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources, above_zero};
 use serde::Deserialize;
 
 use crate::folds::settings::Settings;
@@ -106,7 +106,7 @@ impl Flags {
             aliases: ALIASES,
             not_yet_effective: NOT_YET_EFFECTIVE,
         })?;
-        loaded.value.check()?;
+        check(&loaded)?;
         Ok(loaded)
     }
 }
@@ -222,6 +222,7 @@ pub struct Log {
     /// Kept free on the disk.
     pub reserve_bytes: ByteCount,
     /// A snapshot after so many events.
+    #[serde(deserialize_with = "above_zero")]
     pub snapshot_events: u64,
     /// And after so long.
     pub snapshot_interval: HumaneDuration,
@@ -232,109 +233,125 @@ pub struct Log {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Subscribers of feeds.
+    #[serde(deserialize_with = "above_zero")]
     pub max_subscribers: usize,
     /// Events at hand for them.
+    #[serde(deserialize_with = "above_zero")]
     pub feed_events_max: u64,
     /// Events in one message.
     pub message_events_max: usize,
     /// Series in one bucket of time.
+    #[serde(deserialize_with = "above_zero")]
     pub series_max: u64,
     /// Ended transactions at hand.
     pub ended_traces_max: u64,
     /// Error patterns.
+    #[serde(deserialize_with = "above_zero")]
     pub patterns_max: u64,
     /// Events of one trace.
+    #[serde(deserialize_with = "above_zero")]
     pub trace_events_max: usize,
 }
 
-impl Config {
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, message: String| ConfigError::Invalid {
-            origin: Origin::Flag(key.into()),
-            key: key.to_owned(),
-            message,
-        };
-        let hours_max = 24.0 * 366.0;
-        let ranges = [
-            (
-                "event_monitoring.trace_retention_hours",
-                self.event_monitoring.trace_retention_hours,
-                0.01,
-                hours_max,
-            ),
-            (
-                "event_monitoring.cleanup_interval_minutes",
-                self.event_monitoring.cleanup_interval_minutes,
-                0.05,
-                24.0 * 60.0,
-            ),
-            (
-                "worker_monitoring.health_check_interval_seconds",
-                self.worker_monitoring.health_check_interval_seconds,
-                0.1,
-                3_600.0,
-            ),
-            (
-                "worker_monitoring.performance_window_minutes",
-                self.worker_monitoring.performance_window_minutes,
-                0.1,
-                24.0 * 60.0,
-            ),
-            (
-                "worker_monitoring.error_rate_threshold",
-                self.worker_monitoring.error_rate_threshold,
-                0.0,
-                1.0,
-            ),
-            (
-                "worker_monitoring.slow_execution_threshold_ms",
-                self.worker_monitoring.slow_execution_threshold_ms,
-                0.001,
-                86_400_000.0,
-            ),
-            (
-                "metrics_collection.collection_interval_seconds",
-                self.metrics_collection.collection_interval_seconds,
-                0.1,
-                3_600.0,
-            ),
-            (
-                "metrics_collection.retention_hours",
-                self.metrics_collection.retention_hours,
-                0.01,
-                hours_max,
-            ),
-            (
-                "limits.message_events_max",
-                self.limits.message_events_max as f64,
-                1.0,
-                10_000.0,
-            ),
-        ];
-        for (key, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                let message = format!("{value} is not between {least} and {most}");
-                return Err(wrong(key, message));
-            }
-        }
-        for address in &self.orchestrators {
-            if format!("http://{address}")
-                .parse::<tonic::transport::Uri>()
-                .is_err()
-                || !address.contains(':')
-            {
-                let message = format!("{address:?} is no host:port, such as 127.0.0.1:7001");
-                return Err(wrong("orchestrators", message));
-            }
-        }
-        for metric in &self.metrics_collection.custom_metrics {
-            if let Err(problem) = proto::id::check_name("name", &metric.name) {
-                return Err(wrong("metrics_collection.custom_metrics", problem.message));
-            }
-        }
-        Ok(())
-    }
+const HOURS_MAX: f64 = 24.0 * 366.0;
+/// A key, its value, its least and its most.
+type Range = (&'static str, fn(&Config) -> f64, f64, f64);
 
+const RANGES: &[Range] = &[
+    (
+        "event_monitoring.trace_retention_hours",
+        |config| config.event_monitoring.trace_retention_hours,
+        0.01,
+        HOURS_MAX,
+    ),
+    (
+        "event_monitoring.cleanup_interval_minutes",
+        |config| config.event_monitoring.cleanup_interval_minutes,
+        0.05,
+        24.0 * 60.0,
+    ),
+    (
+        "worker_monitoring.health_check_interval_seconds",
+        |config| config.worker_monitoring.health_check_interval_seconds,
+        0.1,
+        3_600.0,
+    ),
+    (
+        "worker_monitoring.performance_window_minutes",
+        |config| config.worker_monitoring.performance_window_minutes,
+        0.1,
+        24.0 * 60.0,
+    ),
+    (
+        "worker_monitoring.error_rate_threshold",
+        |config| config.worker_monitoring.error_rate_threshold,
+        0.0,
+        1.0,
+    ),
+    (
+        "worker_monitoring.slow_execution_threshold_ms",
+        |config| config.worker_monitoring.slow_execution_threshold_ms,
+        0.001,
+        86_400_000.0,
+    ),
+    (
+        "metrics_collection.collection_interval_seconds",
+        |config| config.metrics_collection.collection_interval_seconds,
+        0.1,
+        3_600.0,
+    ),
+    (
+        "metrics_collection.retention_hours",
+        |config| config.metrics_collection.retention_hours,
+        0.01,
+        HOURS_MAX,
+    ),
+    (
+        "limits.message_events_max",
+        |config| config.limits.message_events_max as f64,
+        1.0,
+        10_000.0,
+    ),
+    (
+        "log.snapshot_interval",
+        |config| config.log.snapshot_interval.as_secs_f64(),
+        1.0,
+        86_400.0,
+    ),
+];
+
+/// What the single keys can't say. The refusal has the place where the value was written.
+fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
+    let config = &loaded.value;
+    for (key, value, least, most) in RANGES {
+        let value = value(config);
+        if !(*least..=*most).contains(&value) {
+            let message = format!("{value} is not between {least} and {most}");
+            return Err(loaded.wrong(key, message));
+        }
+    }
+    if config.log.segment_bytes.0 < eventlog::SEGMENT_BYTES_MIN {
+        return Err(loaded.wrong("log.segment_bytes", "must be at least 4KiB"));
+    }
+    for address in &config.orchestrators {
+        if format!("http://{address}")
+            .parse::<tonic::transport::Uri>()
+            .is_err()
+            || !address.contains(':')
+        {
+            let message = format!("{address:?} is no host:port, such as 127.0.0.1:7001");
+            return Err(loaded.wrong("orchestrators", message));
+        }
+    }
+    for metric in &config.metrics_collection.custom_metrics {
+        if let Err(problem) = proto::id::check_name("name", &metric.name) {
+            return Err(loaded.wrong("metrics_collection.custom_metrics", problem.message));
+        }
+    }
+    Ok(())
+}
+
+impl Config {
     /// What the folds depend on.
     pub fn settings(&self) -> Settings {
         let seconds = |value: f64, unit: f64| (value * unit).round().max(1.0) as u64;

@@ -14,7 +14,7 @@ fn main() -> std::process::ExitCode {
         let _logging = kit::logging::init("monitor", &loaded.value.logging)?;
         loaded.warn();
         let shutdown = kit::shutdown::on_signals()?;
-        let listener = tokio::net::TcpListener::bind(&loaded.value.listen).await?;
+        let listener = kit::listen(&loaded.value.listen, &loaded.value.exposure).await?;
         monitor::run(loaded.value, listener, Clock::system(0), shutdown).await
     })
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources};
+use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources, above_zero};
 use kit::{exit, exit_with};
 use proto::workflow::Workflow;
 use serde::Deserialize;
@@ -69,7 +69,7 @@ impl Flags {
             overrides,
             ..Sources::default()
         })?;
-        loaded.value.check()?;
+        check(&loaded)?;
         Ok(loaded)
     }
 }
@@ -129,6 +129,7 @@ pub struct Store {
     /// How often changed rows are written.
     pub write_interval: HumaneDuration,
     /// Ended transactions that may wait to be written.
+    #[serde(deserialize_with = "above_zero")]
     pub unwritten_max: usize,
     /// Payloads up to this size stand in the row.
     pub inline_payload_bytes_max: ByteCount,
@@ -141,10 +142,13 @@ pub struct Store {
 #[serde(deny_unknown_fields)]
 pub struct Engine {
     /// Live transactions.
+    #[serde(deserialize_with = "above_zero")]
     pub max_live_transactions: usize,
     /// Commands waiting for one worker.
+    #[serde(deserialize_with = "above_zero")]
     pub max_queued_per_worker: usize,
     /// Attempts of a step that are remembered.
+    #[serde(deserialize_with = "above_zero")]
     pub max_attempts_kept: usize,
     /// The largest input or result.
     pub max_payload_bytes: ByteCount,
@@ -159,8 +163,10 @@ pub struct Engine {
 #[serde(deny_unknown_fields)]
 pub struct Driver {
     /// Inputs that may wait.
+    #[serde(deserialize_with = "above_zero")]
     pub inbox_inputs_max: usize,
     /// Inputs of one batch.
+    #[serde(deserialize_with = "above_zero")]
     pub batch_inputs_max: usize,
     /// Bytes of one batch.
     pub batch_bytes_max: ByteCount,
@@ -177,16 +183,21 @@ pub struct Sessions {
     /// How often it shall send one.
     pub heartbeat_interval: HumaneDuration,
     /// Hosts at once.
+    #[serde(deserialize_with = "above_zero")]
     pub max_hosts: usize,
     /// Hosts that crash in a loop.
     pub quarantine: Quarantine,
     /// Workers of one host.
+    #[serde(deserialize_with = "above_zero")]
     pub max_workers_per_host: usize,
     /// Slots of one worker at one host.
+    #[serde(deserialize_with = "above_zero")]
     pub max_slots_per_worker: u32,
     /// Messages that wait to be sent to one host.
+    #[serde(deserialize_with = "above_zero")]
     pub outbox_messages_max: usize,
     /// Results and stages in one message.
+    #[serde(deserialize_with = "above_zero")]
     pub max_items_per_message: usize,
 }
 
@@ -207,8 +218,10 @@ pub struct Quarantine {
 #[serde(deny_unknown_fields)]
 pub struct Waiting {
     /// Calls that wait at once.
+    #[serde(deserialize_with = "above_zero")]
     pub max_waiters: usize,
     /// The longest wait.
+    #[serde(deserialize_with = "above_zero")]
     pub max_wait: HumaneDuration,
 }
 
@@ -217,8 +230,10 @@ pub struct Waiting {
 #[serde(deny_unknown_fields)]
 pub struct EventLog {
     /// Bytes in one answer.
+    #[serde(deserialize_with = "above_zero")]
     pub read_bytes_max: ByteCount,
     /// Readers at once.
+    #[serde(deserialize_with = "above_zero")]
     pub max_readers: usize,
     /// Silence before a sign of life.
     pub sign_of_life: HumaneDuration,
@@ -234,79 +249,60 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// What the single keys can't say: how they must stand to each other.
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, message: String| {
-            Err(ConfigError::Invalid {
-                origin: kit::config::Origin::Flag("".into()),
-                key: key.to_owned(),
-                message,
-            })
-        };
-        let lease = *self.sessions.lease;
-        if lease < Duration::from_millis(100) {
-            return wrong("sessions.lease", format!("is {lease:?}; at least 100ms"));
-        }
-        if *self.sessions.heartbeat_interval * 2 > lease {
-            return wrong(
-                "sessions.heartbeat_interval",
-                format!(
-                    "is more than half of sessions.lease ({lease:?}); one late heartbeat would end a lease"
-                ),
-            );
-        }
-        let payload_bytes = self.engine.max_payload_bytes.0;
-        if !(1024..=3 << 20).contains(&payload_bytes) {
-            return wrong(
-                "engine.max_payload_bytes",
-                "must be 1KiB to 3MiB, since a message has at most 4MiB".to_owned(),
-            );
-        }
-        if !(payload_bytes..=3 << 20).contains(&self.engine.max_context_bytes.0) {
-            return wrong(
-                "engine.max_context_bytes",
-                "must be at least engine.max_payload_bytes, and at most 3MiB, since a message has at most 4MiB".to_owned(),
-            );
-        }
-        if !(1 << 16..=32 << 20).contains(&self.driver.batch_bytes_max.0) {
-            return wrong(
-                "driver.batch_bytes_max",
-                "must be 64KiB to 32MiB".to_owned(),
-            );
-        }
-        for (key, value) in [
-            ("driver.inbox_inputs_max", self.driver.inbox_inputs_max),
-            ("driver.batch_inputs_max", self.driver.batch_inputs_max),
-            ("store.unwritten_max", self.store.unwritten_max),
-            ("sessions.max_hosts", self.sessions.max_hosts),
-            (
-                "sessions.outbox_messages_max",
-                self.sessions.outbox_messages_max,
-            ),
-            (
-                "sessions.max_items_per_message",
-                self.sessions.max_items_per_message,
-            ),
-            ("engine.max_attempts_kept", self.engine.max_attempts_kept),
-        ] {
-            if value == 0 {
-                return wrong(key, "is 0; at least 1".to_owned());
-            }
-        }
-        for (key, value) in [
-            ("sample_interval", *self.sample_interval),
-            ("store.write_interval", *self.store.write_interval),
-            ("store.trim_interval", *self.store.trim_interval),
-            ("event_log.sign_of_life", *self.event_log.sign_of_life),
-        ] {
-            if value < Duration::from_millis(10) {
-                return wrong(key, format!("is {value:?}; at least 10ms"));
-            }
-        }
-        Ok(())
+/// What the single keys can't say: how they must stand to each other. The refusal has the place where
+/// the value was written.
+fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
+    let config = &loaded.value;
+    let wrong = |key: &str, message: &str| Err(loaded.wrong(key, message));
+    let lease = *config.sessions.lease;
+    if lease < Duration::from_millis(100) {
+        return wrong("sessions.lease", "is too short; at least 100ms");
     }
+    if *config.sessions.heartbeat_interval * 2 > lease {
+        return wrong(
+            "sessions.heartbeat_interval",
+            &format!(
+                "is more than half of sessions.lease ({lease:?}); one late heartbeat would end a lease"
+            ),
+        );
+    }
+    let payload_bytes = config.engine.max_payload_bytes.0;
+    if !(1024..=3 << 20).contains(&payload_bytes) {
+        return wrong(
+            "engine.max_payload_bytes",
+            "must be 1KiB to 3MiB, since a message has at most 4MiB",
+        );
+    }
+    if !(payload_bytes..=3 << 20).contains(&config.engine.max_context_bytes.0) {
+        return wrong(
+            "engine.max_context_bytes",
+            "must be at least engine.max_payload_bytes, and at most 3MiB, since a message has at most 4MiB",
+        );
+    }
+    if !(1 << 16..=32 << 20).contains(&config.driver.batch_bytes_max.0) {
+        return wrong("driver.batch_bytes_max", "must be 64KiB to 32MiB");
+    }
+    if config.log.segment_bytes.0 < eventlog::SEGMENT_BYTES_MIN {
+        return wrong("log.segment_bytes", "must be at least 4KiB");
+    }
+    for (key, value) in [
+        ("sample_interval", *config.sample_interval),
+        ("store.write_interval", *config.store.write_interval),
+        ("store.trim_interval", *config.store.trim_interval),
+        ("event_log.sign_of_life", *config.event_log.sign_of_life),
+        (
+            "sessions.heartbeat_interval",
+            *config.sessions.heartbeat_interval,
+        ),
+    ] {
+        if value < Duration::from_millis(10) {
+            return wrong(key, "is too short; at least 10ms");
+        }
+    }
+    Ok(())
+}
 
+impl Config {
     /// The workflows of the configured directory, in the order of the files' names.
     ///
     /// # Errors
@@ -395,6 +391,9 @@ mod tests {
             ("engine.max_payload_bytes=64MiB", "engine.max_payload_bytes"),
             ("engine.max_context_bytes=1KiB", "engine.max_context_bytes"),
             ("driver.batch_inputs_max=0", "driver.batch_inputs_max"),
+            ("waiting.max_waiters=0", "waiting.max_waiters"),
+            ("sessions.heartbeat_interval=0", "at least 10ms"),
+            ("log.segment_bytes=0", "at least 4KiB"),
             ("sessions.leese=1s", "did you mean sessions.lease?"),
         ] {
             let error = load(&["--set", setting]).unwrap_err();

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources};
+use kit::config::{ByteCount, ConfigError, HumaneDuration, Loaded, Sources, above_zero};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -97,7 +97,7 @@ pub struct Config {
     /// Delays between attempts to connect.
     pub reconnect: Reconnect,
     /// How often the machine is sampled.
-    #[serde(deserialize_with = "pause")]
+    #[serde(deserialize_with = "above_zero")]
     pub sample_interval: HumaneDuration,
     /// Who may be listened to and called by.
     pub exposure: kit::Exposure,
@@ -149,10 +149,10 @@ pub struct Builtin {
 #[serde(deny_unknown_fields)]
 pub struct Reconnect {
     /// Before the second attempt.
-    #[serde(deserialize_with = "pause")]
+    #[serde(deserialize_with = "above_zero")]
     pub delay: HumaneDuration,
     /// However often it failed.
-    #[serde(deserialize_with = "pause")]
+    #[serde(deserialize_with = "above_zero")]
     pub delay_max: HumaneDuration,
 }
 
@@ -188,16 +188,6 @@ fn ratio<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
         return Ok(ratio);
     }
     Err(D::Error::custom(format!("{ratio} must be 0 to 1")))
-}
-
-fn pause<'de, D: Deserializer<'de>>(from: D) -> Result<HumaneDuration, D::Error> {
-    let pause = HumaneDuration::deserialize(from)?;
-    if pause.is_zero() {
-        return Err(D::Error::custom(
-            "0 would go on without a pause; write 1ms or more",
-        ));
-    }
-    Ok(pause)
 }
 
 fn result_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<ByteCount, D::Error> {

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 
 #[global_allocator]
@@ -15,9 +14,7 @@ fn main() -> ExitCode {
         let loaded = flags.load(worker_host::config::environment())?;
         let _logging = kit::logging::init("worker-host", &loaded.value.logging)?;
         loaded.warn();
-        let listener = tokio::net::TcpListener::bind(&loaded.value.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", loaded.value.listen))?;
+        let listener = kit::listen(&loaded.value.listen, &loaded.value.exposure).await?;
         worker_host::run(loaded.value, listener, kit::shutdown::on_signals()?).await
     })
 }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use reader::{Failure, Reader};
 pub use tree::{FILE_BYTES_MAX, Origin, yaml_options};
 use tree::{Node, Value};
-pub use units::{ByteCount, HumaneDuration, parse_bytes, parse_duration};
+pub use units::{ByteCount, HumaneDuration, above_zero, parse_bytes, parse_duration};
 
 /// Everything that a configuration is put together from, weakest first.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +44,11 @@ pub struct Loaded<T> {
     pub value: T,
     /// Keys that somebody set and that do nothing yet, each with where it was set.
     pub not_yet_effective: Vec<(String, Origin)>,
-    /// Variables with the prefix that name no key of this service; another one's, or a slip.
-    pub unknown_variables: Vec<String>,
+    /// Variables with the prefix that name no key of this service, each with the nearest key. Told
+    /// and not refused: an environment has what others put into it.
+    pub unknown_variables: Vec<(String, String)>,
+    /// All of it, with where each value was written.
+    whole: Node,
 }
 
 impl<T> Loaded<T> {
@@ -54,8 +57,18 @@ impl<T> Loaded<T> {
         for (key, origin) in &self.not_yet_effective {
             tracing::warn!(%key, %origin, "this configuration key is accepted but not yet effective");
         }
-        for variable in &self.unknown_variables {
-            tracing::info!(%variable, "this environment variable names no key of this service");
+        for (variable, hint) in &self.unknown_variables {
+            tracing::warn!(%variable, %hint, "this environment variable names no key of this service");
+        }
+    }
+
+    /// The refusal of a value that only its service can judge, with the place where it was written.
+    pub fn wrong(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        let node = self.whole.get(key).unwrap_or(&self.whole);
+        ConfigError::Invalid {
+            origin: node.origin.clone(),
+            key: key.to_owned(),
+            message: message.into(),
         }
     }
 }
@@ -90,7 +103,7 @@ pub enum ConfigError {
         hint: String,
     },
     /// The key has a value that it cannot have.
-    #[error("{origin}: {}{message}", if key.is_empty() { String::new() } else { format!("{key}: ") })]
+    #[error("{origin}: {}{message}", prefix(origin, key))]
     Invalid {
         /// Where.
         origin: Origin,
@@ -99,6 +112,15 @@ pub enum ConfigError {
         /// What is wrong and what was expected.
         message: String,
     },
+}
+
+/// The key, unless the place of a value says it already.
+fn prefix(origin: &Origin, key: &str) -> String {
+    match origin {
+        Origin::Flag(flag) if **flag == *key => String::new(),
+        _ if key.is_empty() => String::new(),
+        _ => format!("{key}: "),
+    }
 }
 
 /// Puts the configuration together.
@@ -131,6 +153,7 @@ pub fn load<T: DeserializeOwned>(sources: &Sources<'_>) -> Result<Loaded<T>, Con
         value,
         not_yet_effective,
         unknown_variables,
+        whole,
     })
 }
 
@@ -170,8 +193,8 @@ pub fn read_file(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// The variables as a layer, and those that fit no key.
-fn variables(sources: &Sources<'_>, defaults: &Node) -> (Node, Vec<String>) {
+/// The variables as a layer, and those that fit no key, each with the nearest one.
+fn variables(sources: &Sources<'_>, defaults: &Node) -> (Node, Vec<(String, String)>) {
     let mut layer = Node::empty(Origin::Variable(sources.variable_prefix.into()));
     let mut unknown = Vec::new();
     if sources.variable_prefix.is_empty() {
@@ -188,7 +211,7 @@ fn variables(sources: &Sources<'_>, defaults: &Node) -> (Node, Vec<String>) {
             .find(|(old, _)| *old == path)
             .map(|(_, new)| *new);
         if defaults.get(right.unwrap_or(&path)).is_none() {
-            unknown.push(name.clone());
+            unknown.push((name.clone(), nearest_variable(sources, &path, defaults)));
             continue;
         }
         let origin = Origin::Variable(name.as_str().into());
@@ -199,6 +222,22 @@ fn variables(sources: &Sources<'_>, defaults: &Node) -> (Node, Vec<String>) {
         layer.put(&path, &origin, node);
     }
     (layer, unknown)
+}
+
+/// The name that a variable should have had, if one is near.
+fn nearest_variable(sources: &Sources<'_>, path: &str, defaults: &Node) -> String {
+    let paths = defaults.paths();
+    let nearest = paths
+        .iter()
+        .map(|known| (strsim::osa_distance(path, known), known))
+        .min();
+    match nearest {
+        Some((distance, known)) if distance <= path.chars().count() / 3 + 1 => {
+            let name = known.to_uppercase().replace('.', "__");
+            format!("did you mean {}{name}?", sources.variable_prefix)
+        }
+        _ => "there is no key like it".to_owned(),
+    }
 }
 
 fn overrides(sources: &Sources<'_>) -> Node {

@@ -242,7 +242,8 @@ impl<'de> MapAccess<'de> for Entries<'_> {
                     key.clone_from(&entry.key);
                     failure.at(&entry.key_origin)
                 }
-                _ => failure.below(&entry.key),
+                // What `deserialize_with` refuses has been read already; its place is the value's.
+                _ => failure.at(&entry.node.origin).below(&entry.key),
             })
     }
 }

@@ -146,9 +146,19 @@ fn a_variable_that_names_no_key_here_is_told_and_a_bad_value_is_an_error() {
         variables,
         ..Sources::default()
     };
+    let loaded = load::<Example>(&sources).expect("valid");
+    let none = "there is no key like it".to_owned();
+    assert_eq!(loaded.unknown_variables, [("X_FOLDS__SIZE".into(), none)]);
+
+    let variables = vec![("X_LEASES__TIMOUT".into(), "1s".into())];
+    let slip = Sources {
+        variables,
+        ..sources.clone()
+    };
+    let loaded = load::<Example>(&slip).expect("valid");
     assert_eq!(
-        load::<Example>(&sources).expect("valid").unknown_variables,
-        ["X_FOLDS__SIZE"]
+        loaded.unknown_variables[0].1,
+        "did you mean X_LEASES__TIMEOUT?"
     );
 
     let variables = vec![("X_PORT".into(), "many".into())];
@@ -221,6 +231,31 @@ fn a_wrong_value_is_answered_with_its_place_and_what_was_expected() {
         ),
     ] {
         assert_eq!(load_with(file).expect_err(file), expected);
+    }
+}
+
+#[test]
+fn what_the_service_itself_refuses_has_the_place_of_the_layer_that_won() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("example.yaml");
+    std::fs::write(&path, "name: mine\nleases:\n  timeout: 1s\n").expect("written");
+    let sources = Sources {
+        defaults: DEFAULTS,
+        files: vec![path],
+        variable_prefix: "X_",
+        variables: vec![("X_PORT".into(), "1".into())],
+        overrides: vec![("logging.level".into(), "DEBUG".into())],
+        ..Sources::default()
+    };
+    let loaded = load::<Example>(&sources).expect("valid");
+    for (key, said) in [
+        ("leases.timeout", "example.yaml:3:12: leases.timeout: no"),
+        ("leases.shares", "built-in defaults:6:11: leases.shares: no"),
+        ("port", "environment variable X_PORT: port: no"),
+        ("logging.level", "flag logging.level: no"),
+    ] {
+        let error = loaded.wrong(key, "no").to_string();
+        assert!(error.ends_with(said), "{error}");
     }
 }
 

@@ -9,12 +9,31 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// A duration that a configuration file gives with its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumaneDuration(pub Duration);
 
 /// A count of bytes that a configuration file gives with its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteCount(pub u64);
+
+/// The longest duration: a clock can still add it to any instant.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// Reads a value where none at all would mean a service that can do nothing; for `deserialize_with`.
+///
+/// # Errors
+/// It is zero, or no such value.
+pub fn above_zero<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default + PartialEq,
+{
+    let value = T::deserialize(from)?;
+    if value == T::default() {
+        return Err(D::Error::custom("is 0; it must be more"));
+    }
+    Ok(value)
+}
 
 impl Deref for HumaneDuration {
     type Target = Duration;
@@ -46,20 +65,27 @@ impl Visitor<'_> for DurationVisitor {
     }
 
     fn visit_u64<E: Error>(self, seconds: u64) -> Result<Self::Value, E> {
-        Ok(HumaneDuration(Duration::from_secs(seconds)))
+        bounded(Duration::from_secs(seconds))
     }
 
     fn visit_f64<E: Error>(self, seconds: f64) -> Result<Self::Value, E> {
-        Duration::try_from_secs_f64(seconds)
-            .map(HumaneDuration)
-            .map_err(|_| E::invalid_value(serde::de::Unexpected::Float(seconds), &self))
+        let duration = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| E::invalid_value(serde::de::Unexpected::Float(seconds), &self))?;
+        bounded(duration)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        parse_duration(text)
-            .map(HumaneDuration)
-            .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        let duration = parse_duration(text)
+            .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))?;
+        bounded(duration)
     }
+}
+
+fn bounded<E: Error>(duration: Duration) -> Result<HumaneDuration, E> {
+    if duration > LONGEST {
+        return Err(E::custom("is too long; at most 36600d"));
+    }
+    Ok(HumaneDuration(duration))
 }
 
 struct BytesVisitor;

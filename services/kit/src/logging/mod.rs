@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -27,10 +28,12 @@ pub struct Logging {
     /// Where log lines go.
     pub default_logger: Destination,
     /// `DEBUG`, `INFO`, `WARNING`, `ERROR`, `CRITICAL`, or a filter such as `info,kit=debug`.
+    #[serde(deserialize_with = "level")]
     pub level: String,
     /// The log file, for `file` and `composite`.
     pub file_path: PathBuf,
     /// The file is rotated before it grows beyond this many MiB.
+    #[serde(deserialize_with = "crate::config::above_zero")]
     pub max_file_size_mb: u64,
     /// How many rotated files (`.1` is the newest) are kept.
     pub backup_count: u64,
@@ -144,13 +147,19 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
         Some(plain) => plain.to_string(),
         None if level.contains(['=', ',']) => level.to_owned(),
         None => anyhow::bail!(
-            "logging.level is {level:?}; expected DEBUG, INFO, WARNING, ERROR, CRITICAL or a \
-             filter such as info,kit=debug"
+            "{level:?} is no level; expected DEBUG, INFO, WARNING, ERROR, CRITICAL or a filter such \
+             as info,kit=debug"
         ),
     };
-    EnvFilter::try_new(&directives).map_err(|error| {
-        anyhow::anyhow!("logging.level is {level:?}, which is no level and no filter: {error}")
-    })
+    EnvFilter::try_new(&directives)
+        .map_err(|error| anyhow::anyhow!("{level:?} is no level and no filter: {error}"))
+}
+
+/// Checked where it is read, so that the refusal has its place.
+fn level<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let level = String::deserialize(from)?;
+    filter(&level).map_err(D::Error::custom)?;
+    Ok(level)
 }
 
 /// What a panic said, if it said anything readable.

@@ -105,8 +105,22 @@ fn wrong_keys_and_values_are_named_with_the_nearest_right_one() {
         message.contains("trace_retention_hours") && message.contains(":2"),
         "{message}"
     );
+    // A percent where a ratio belongs: the file is named, not a flag that nobody gave.
+    std::fs::write(&file, "worker_monitoring:\n  error_rate_threshold: 20\n").unwrap();
+    let message = load(directory.path(), &[]).unwrap_err().to_string();
+    let said =
+        "monitoring.yaml:2:25: worker_monitoring.error_rate_threshold: 20 is not between 0 and 1";
+    assert!(message.ends_with(said), "{message}");
     std::fs::remove_file(&file).unwrap();
     for (key, value, said) in [
+        ("limits.max_subscribers", "0", "must be more"),
+        ("log.snapshot_interval", "0s", "not between 1 and"),
+        ("log.segment_bytes", "1", "at least 4KiB"),
+        (
+            "logging.level",
+            "LOUD",
+            "flag logging.level: \"LOUD\" is no level",
+        ),
         (
             "worker_monitoring.error_rate_threshold",
             "1.5",
