@@ -49,8 +49,11 @@ impl Said {
             if !self.firing.contains_key(&key) {
                 let issues = alert.issues.join("; ");
                 tracing::warn!(
-                    alert_type = alert.rule, severity = ?alert.severity, issues,
-                    "Alert triggered: {}", alert.message
+                    alert_type = alert.rule,
+                    severity = alert.severity.as_str(),
+                    issues,
+                    "Alert triggered: {}",
+                    alert.message
                 );
             }
             firing.insert(key, alert.message);

@@ -40,6 +40,18 @@ impl Entry {
         self.position + u64::from(self.count)
     }
 
+    /// The earliest instant that it tells of, in microseconds; a batch's events come in the order of
+    /// their times.
+    pub fn since_us(&self) -> i64 {
+        match &self.what {
+            What::Events(events) => events
+                .events
+                .first()
+                .map_or(self.time.0, |first| first.event.time.0.min(self.time.0)),
+            _ => self.time.0,
+        }
+    }
+
     /// The position of one of its events.
     pub fn position_of(&self, event: &Stored) -> u64 {
         match &self.what {

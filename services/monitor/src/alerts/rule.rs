@@ -30,6 +30,16 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// What was measured, and what it should not exceed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {

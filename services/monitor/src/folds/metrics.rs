@@ -215,6 +215,7 @@ impl Fold for Metrics {
         }
         let now = entry.time.0;
         self.tiers.roll(now);
+        self.tiers.follow(entry.since_us());
         if settings.sweep_is_due(self.last_us, now) {
             let cutoff = cutoff_us(now, settings.figures_retention_seconds);
             self.tiers.forget(cutoff);

@@ -92,6 +92,7 @@ impl Fold for Patterns {
         }
         let now = entry.time.0;
         self.tiers.roll(now);
+        self.tiers.follow(entry.since_us());
         if settings.sweep_is_due(self.last_us, now) {
             self.tiers
                 .forget(cutoff_us(now, settings.retention_seconds()));

@@ -28,7 +28,8 @@ pub struct Tiers<B> {
     tiers: [Arc<BTreeMap<i64, Arc<B>>>; 4],
     /// The second before which each of the first three tiers has nothing.
     rolled: [i64; 3],
-    /// When the first event came that isn't forgotten, in microseconds.
+    /// From when on nothing is missing, in microseconds: since when they are followed, whether or not
+    /// there was anything to keep, or what was last forgotten.
     first_us: Option<i64>,
 }
 
@@ -44,8 +45,8 @@ impl<B> Default for Tiers<B> {
 
 /// A stretch of buckets.
 pub struct Covered<'a, B> {
-    /// Where it begins, in microseconds: what was asked for, moved back to a bucket's edge, or the
-    /// first event if that is later.
+    /// Where it begins, in microseconds: what was asked for, moved back to a bucket's edge, or where
+    /// what is known begins if that is later.
     pub start_us: i64,
     /// The buckets in it: tier, first second, contents.
     pub buckets: Vec<(usize, i64, &'a B)>,
@@ -55,13 +56,17 @@ impl<B: Bucket> Tiers<B> {
     /// The bucket for an event of this time, and its tier.
     pub fn at(&mut self, time_us: i64) -> (usize, &mut B) {
         let second = time_us.div_euclid(1_000_000);
-        let tier = (0..3)
-            .find(|tier| second >= self.rolled[*tier])
-            .unwrap_or(3);
-        self.first_us = Some(self.first_us.map_or(time_us, |first| first.min(time_us)));
+        let tier = self.tier_of(second);
+        self.follow(time_us);
         let start = floor(second, WIDTHS[tier]);
         let buckets = Arc::make_mut(&mut self.tiers[tier]);
         (tier, Arc::make_mut(buckets.entry(start).or_default()))
+    }
+
+    /// Says that all from this instant on is told to these buckets. A stretch in which nothing happened
+    /// is covered too.
+    pub fn follow(&mut self, since_us: i64) {
+        self.first_us = Some(self.first_us.map_or(since_us, |first| first.min(since_us)));
     }
 
     /// Moves what has grown old into coarser buckets.
@@ -98,24 +103,23 @@ impl<B: Bucket> Tiers<B> {
                 *buckets = buckets.split_off(&edge);
             }
         }
-        let first = self
-            .tiers
-            .iter()
-            .filter_map(|buckets| buckets.keys().next())
-            .min();
-        self.first_us = match (first, self.first_us) {
-            (Some(start), Some(known)) => Some(known.max(start.saturating_mul(1_000_000))),
-            _ => None,
-        };
+        // What the tier of that second still has of it is whole from its bucket's edge on.
+        let edge = floor(before, WIDTHS[self.tier_of(before)]).saturating_mul(1_000_000);
+        self.first_us = self.first_us.map(|first| first.max(edge));
+    }
+
+    /// The tier that a second belongs to.
+    fn tier_of(&self, second: i64) -> usize {
+        (0..3)
+            .find(|tier| second >= self.rolled[*tier])
+            .unwrap_or(3)
     }
 
     /// All that happened from `start_us` on. It may begin a little before that, at a bucket's
     /// edge: a window covers at least what was asked for, and says what it covers.
     pub fn since(&self, start_us: i64) -> Covered<'_, B> {
         let second = start_us.div_euclid(1_000_000);
-        let tier = (0..3)
-            .find(|tier| second >= self.rolled[*tier])
-            .unwrap_or(3);
+        let tier = self.tier_of(second);
         let edge = floor(second, WIDTHS[tier]);
         let buckets = self
             .tiers
@@ -208,6 +212,27 @@ mod tests {
             let not_much_older =
                 ages.iter().filter(|age| **age < retention as i64 + 3_600).count();
             prop_assert!((young..=not_much_older).contains(&kept), "{young} {kept} {not_much_older}");
+        }
+
+        #[test]
+        fn a_stretch_without_anything_is_covered_up_to_what_was_forgotten(
+            followed in 1_i64..400_000,
+            window in 1_i64..400_000,
+            retention in 3_600_u64..300_000,
+            happened in any::<bool>(),
+        ) {
+            let now = 1_700_000_000_000_000;
+            let mut tiers = Tiers::<Times>::default();
+            tiers.follow(now - followed * 1_000_000);
+            if happened {
+                tiers.at(now).1.0.push(0);
+            }
+            tiers.roll(now);
+            tiers.forget(cutoff_us(now, retention));
+            let covered = (now - tiers.since(now - window * 1_000_000).start_us) / 1_000_000;
+            let known = followed.min(retention as i64 + 3_600);
+            prop_assert!(covered >= window.min(followed).min(retention as i64), "{covered}");
+            prop_assert!(covered <= known, "{covered}");
         }
     }
 }

@@ -85,6 +85,30 @@ fn failures_past_the_limit_are_counted_as_other() {
     );
 }
 
+#[test]
+fn a_window_covers_the_time_before_the_first_failure_too() {
+    let settings = Settings::default();
+    let well = Run {
+        start_us: BEGIN,
+        workflow: 0,
+        worker: 0,
+        host: 0,
+        wait_us: 1,
+        run_us: 1,
+        end: End::Completed,
+    };
+    let failed = Run {
+        start_us: BEGIN + 60_000_000,
+        end: End::Failed(0),
+        ..well
+    };
+    let events = [well.events(0), failed.events(1)].concat();
+    let folds = fold(&entries(&events, 1, &settings));
+    assert_eq!(folds.patterns.since(BEGIN, None).0, BEGIN);
+    assert_eq!(folds.patterns.since(BEGIN, None).1[0].count, 1);
+    assert_eq!(folds.performance.report(BEGIN).start_us, BEGIN);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
