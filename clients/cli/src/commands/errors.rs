@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     window: WindowArgument,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     limit: u16,
 }
 

@@ -77,7 +77,9 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Result<u
         }
     };
     let reader_gone = matches!(&ended, Err(failure) if failure.reader_gone);
-    if !context.output.json && !feed.cursor().is_empty() && !reader_gone {
+    // A cursor that was refused leads nowhere.
+    let led_on = ended.is_ok() || feed.cursor() != arguments.from;
+    if !context.output.json && !feed.cursor().is_empty() && !reader_gone && led_on {
         context.output.note(format!(
             "Go on with: multiagents events --from {}",
             words::shown(feed.cursor(), 400)

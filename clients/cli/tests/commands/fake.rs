@@ -246,6 +246,9 @@ impl EventMonitorService for Fake {
         let cursor = request.cursor.clone();
         self.feeds.lock().unwrap().push(request);
         match (follow, cursor.as_str()) {
+            (_, "forged") => {
+                Err(Problem::new(Reason::CursorInvalid, "cursor is none of ours").into())
+            }
             (false, _) => feed(
                 (0..1_000)
                     .map(|at| Ok(events(at * 100..at * 100 + 100)))

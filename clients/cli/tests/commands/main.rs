@@ -135,6 +135,7 @@ async fn wrong_usage_and_invalid_files_exit_with_2() {
     for (words, says) in [
         (&["frobnicate"][..], "unrecognized subcommand"),
         (&["list", "--state", "done"], "completed"),
+        (&["list", "--limit", "0"], "0 is not in 1.."),
         (&["register", file], "line 3, column 5"),
         (&["register", "/nowhere.yaml"], "No such file"),
         (&["run", "w", "--input", "@/nowhere.json"], "/nowhere.json"),
@@ -244,6 +245,16 @@ async fn a_cut_feed_goes_on_at_its_cursor_and_an_interrupt_prints_where_to_resum
         proto::wire::FeedStart::Oldest,
         "it begins where it was told"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_is_refused_is_not_told_as_the_place_to_go_on_from() {
+    let address = Fake::default().serve().await;
+    let refused = run(&address, &["events", "--from", "forged"]).await;
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("CURSOR_INVALID"), "{said}");
+    assert!(!said.contains("Go on with"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

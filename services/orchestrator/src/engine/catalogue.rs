@@ -135,8 +135,12 @@ impl Catalogue {
                 newest.workflow.version
             )
         } else {
-            let near = |known: &&WorkflowName| strsim::levenshtein(known.as_str(), name.as_str());
-            let nearest = self.names.keys().min_by_key(near).map(|known| {
+            let distance =
+                |known: &WorkflowName| strsim::levenshtein(known.as_str(), name.as_str());
+            let nearest = self.names.keys().min_by_key(|known| distance(known));
+            // Further away than half of its letters is another word, and no help.
+            let near = |known: &&WorkflowName| distance(known) <= known.as_str().len().div_ceil(2);
+            let nearest = nearest.filter(near).map(|known| {
                 format!("; is it \"{known}\"? If not, register it with RegisterWorkflow first")
             });
             format!(

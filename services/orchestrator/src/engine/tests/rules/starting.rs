@@ -65,7 +65,12 @@ fn a_key_is_free_again_once_its_transaction_is_forgotten() {
 #[test]
 fn an_unknown_workflow_is_named_with_the_nearest_and_an_unknown_version_with_the_newest() {
     let mut scene = Scene::new(Limits::default(), TWO);
-    for (name, version, words) in [("v", 0, "is it \"w\"?"), ("w", 7, "its newest is 1")] {
+    for (name, version, words) in [
+        ("v", 0, "is it \"w\"?"),
+        ("w", 7, "its newest is 1"),
+        // Nothing is near: a wrong guess would be worse than none.
+        ("invoices", 0, "\"invoices\"; register it"),
+    ] {
         let problem = scene
             .try_input(Input::Start {
                 id: TransactionId([1; 16]),
