@@ -7,6 +7,7 @@ mod compensates;
 mod worker_host_dies;
 mod orchestrator_killed;
 mod trimmed;
+mod backup;
 mod monitor_down_nobody_notices;
 mod cursor_resumes;
 mod health;

@@ -7,6 +7,7 @@
 
 pub mod wait;
 pub mod chance;
+pub mod rounds;
 pub mod http;
 pub mod raw;
 pub mod process;

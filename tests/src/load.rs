@@ -48,6 +48,11 @@ impl Load {
         self.shared.acknowledged.lock().expect("no panic").len()
     }
 
+    /// Each key with its transaction, as acknowledged so far.
+    pub fn acknowledged(&self) -> BTreeMap<String, String> {
+        self.shared.acknowledged.lock().expect("no panic").clone()
+    }
+
     /// Ends it, and gives each key with the transaction that was acknowledged for it.
     pub async fn stop(mut self) -> BTreeMap<String, String> {
         self.shared.stop.store(true, Ordering::Relaxed);

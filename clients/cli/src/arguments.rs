@@ -5,8 +5,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    alerts, cancel, demo, errors, events, list, metrics, register, run, status, trace, up, verify,
-    workers, workflows,
+    alerts, backup, cancel, demo, errors, events, list, metrics, register, restore, run, status,
+    trace, up, verify, workers, workflows,
 };
 
 const AFTER_HELP: &str = "\
@@ -26,9 +26,9 @@ Output:
 
 Exit codes:
   0   done                                  69  the service can't be reached
-  1   refused, or it ended badly            74  a service's store failed (up, demo --up)
-  2   wrong usage, or an invalid file       75  the data directory is in use (up, demo --up)
-                                            78  a service's configuration is wrong (up, demo --up)";
+  1   refused, or it ended badly            74  the store failed (up, demo --up, restore)
+  2   wrong usage, or an invalid file       75  the data directory is in use (the same)
+                                            78  a service's configuration is wrong (the same)";
 
 /// Runs workflows on fleets of workers, and shows everything that happens.
 #[derive(Debug, Parser)]
@@ -106,6 +106,10 @@ pub(crate) enum Command {
     Metrics(metrics::Arguments),
     /// Let the monitor refold its log and compare every view with the live one
     Verify(verify::Arguments),
+    /// Write all that the orchestrator's log holds into a file, while everything goes on
+    Backup(backup::Arguments),
+    /// Fill an empty data directory from a backup, or only check one
+    Restore(restore::Arguments),
     /// List workflows
     Workflows(workflows::Arguments),
     /// Register the workflows of a file, or only check them

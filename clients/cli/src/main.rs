@@ -73,6 +73,8 @@ async fn run(command: Command, context: &mut Context) -> Result<u8, Failure> {
         Command::Alerts(arguments) => commands::alerts::run(arguments, context).await,
         Command::Metrics(arguments) => commands::metrics::run(arguments, context).await,
         Command::Verify(arguments) => commands::verify::run(arguments, context).await,
+        Command::Backup(arguments) => commands::backup::run(arguments, context).await,
+        Command::Restore(arguments) => commands::restore::run(arguments, context).await,
         Command::Workflows(arguments) => commands::workflows::run(arguments, context).await,
         Command::Register(arguments) => commands::register::run(arguments, context).await,
     }

@@ -21,6 +21,17 @@ pub(crate) fn bar(length: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for so many bytes.
+pub(crate) fn byte_bar(length: u64, what: &str) -> ProgressBar {
+    let bar = bar(length, what);
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} [{bar:30}] {bytes}/{total_bytes} {elapsed_precise:.dim}",
+    ) {
+        bar.set_style(style.progress_chars("█▌ "));
+    }
+    bar
+}
+
 /// A sign of life for work of an unknown size.
 pub(crate) fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();

@@ -17,7 +17,7 @@ use tokio::process::Child;
 use crate::failure::Failure;
 use crate::words;
 use ending::ended_by_itself;
-pub(crate) use plan::{Plan, Which};
+pub(crate) use plan::{Plan, Which, binary, dying_with_us};
 use plan::{addresses, binaries, check_config_dir, private_directory, spawn};
 use readiness::readiness;
 

@@ -288,6 +288,15 @@ impl Client {
         self.answer(answer)
     }
 
+    /// Takes a backup while everything goes on: the pieces of one file. It is whole when the message
+    /// came that has a hash.
+    pub async fn backup(&self) -> Result<Streaming<wire::BackupResponse>, Error> {
+        let mut log = EventLogServiceClient::new(self.connection.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let answer = log.backup(wire::BackupRequest {}).await;
+        self.answer(answer)
+    }
+
     fn answer<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
         answer
             .map(tonic::Response::into_inner)

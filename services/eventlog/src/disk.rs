@@ -188,6 +188,11 @@ impl Disk for RealDisk {
     }
 }
 
+/// Opens a file of the file system for reading alone.
+pub fn read_only(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    Ok(Arc::new(RealFile(File::open(path)?)))
+}
+
 struct RealFile(File);
 
 impl DiskFile for RealFile {

@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::{Disk, DiskFile, write_whole};
 use crate::record::{hash_at, u32_at, u64_at};
-use crate::{Hash, Offset, OpenError};
+use crate::{Bounds, Hash, Offset, OpenError};
 
 /// The file's name.
 pub(crate) const NAME: &str = "HEAD";
 /// Written whole under this name first, so that HEAD is there wholly or not at all.
-const DRAFT_NAME: &str = "HEAD.new";
+pub(crate) const DRAFT_NAME: &str = "HEAD.new";
 /// The format of HEAD and of segments that this program writes, and the newest it knows.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"MAHEAD\0\0";
-const SLOT_BYTES: usize = 128;
+pub(crate) const SLOT_BYTES: usize = 128;
 /// Slots lie on pages of their own.
 const SLOT_DISTANCE: usize = 4096;
 const LAZILY: u64 = 1;
@@ -57,7 +57,33 @@ impl Mark {
         }
     }
 
-    fn encode(&self) -> [u8; SLOT_BYTES] {
+    /// The mark of a copy that was taken of a log in use.
+    pub(crate) fn of_copy(bounds: &Bounds, hash: Hash) -> Mark {
+        Mark {
+            epoch: bounds.epoch,
+            next: bounds.next,
+            oldest: bounds.oldest,
+            ..Mark::new(bounds.log_id, hash)
+        }
+    }
+
+    /// What a slot says; `None` where it is torn or rotten. Its version is the caller's to look at.
+    pub(crate) fn decode(slot: &[u8; SLOT_BYTES]) -> Option<Mark> {
+        sealed_version(slot, &MAGIC)?;
+        let mut log_id = [0; 16];
+        log_id.copy_from_slice(&slot[16..32]);
+        Some(Mark {
+            log_id,
+            epoch: u64_at(slot, 32),
+            next: u64_at(slot, 40),
+            oldest: u64_at(slot, 48),
+            lazily: u64_at(slot, 56) & LAZILY != 0,
+            sequence: u64_at(slot, 64),
+            hash: hash_at(slot, 72),
+        })
+    }
+
+    pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
         slot[..8].copy_from_slice(&MAGIC);
         slot[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -101,28 +127,18 @@ pub(crate) fn read(disk: &dyn Disk, names: &[String]) -> Result<Option<Mark>, Op
         if file.read_at(&mut slot, place)? < SLOT_BYTES {
             continue;
         }
-        match sealed_version(&slot, &MAGIC) {
-            None => continue,
-            Some(found) if found > FORMAT_VERSION => {
-                let path = format!("{}/{NAME}", disk.place());
-                return Err(OpenError::NewerFormat {
-                    path,
-                    found,
-                    known: FORMAT_VERSION,
-                });
-            }
-            Some(_) => {}
+        if let Some(found) = sealed_version(&slot, &MAGIC)
+            && found > FORMAT_VERSION
+        {
+            let path = format!("{}/{NAME}", disk.place());
+            return Err(OpenError::NewerFormat {
+                path,
+                found,
+                known: FORMAT_VERSION,
+            });
         }
-        let mut log_id = [0; 16];
-        log_id.copy_from_slice(&slot[16..32]);
-        let mark = Mark {
-            log_id,
-            epoch: u64_at(&slot, 32),
-            next: u64_at(&slot, 40),
-            oldest: u64_at(&slot, 48),
-            lazily: u64_at(&slot, 56) & LAZILY != 0,
-            sequence: u64_at(&slot, 64),
-            hash: hash_at(&slot, 72),
+        let Some(mark) = Mark::decode(&slot) else {
+            continue;
         };
         if best.is_none_or(|other| other.sequence < mark.sequence) {
             best = Some(mark);

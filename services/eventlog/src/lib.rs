@@ -24,6 +24,8 @@ mod upkeep;
 mod recovery;
 mod creation;
 mod read;
+mod backup;
+mod restore;
 mod simulated;
 mod memory;
 
@@ -31,9 +33,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
-pub use disk::{Disk, DiskFile, RealDisk, Space};
+pub use backup::Backup;
+pub use disk::{Disk, DiskFile, RealDisk, Space, read_only};
 pub use memory::{MemoryLog, MemoryStore};
 pub use record::{MAX_RECORD_BYTES, erase_payloads};
+pub use restore::{BackupReader, Extent, RestoreError};
 pub use segments::{Options, SEGMENT_BYTES_MIN, SegmentLog, Sync, open};
 pub use simulated::SimulatedDisk;
 
@@ -247,6 +251,10 @@ pub trait ReadStore: Send + std::marker::Sync {
     /// Reads and checks the whole retained log, record by record, chain included.
     fn verify(&self, progress: &mut dyn FnMut(Offset)) -> Result<Bounds, ReadError>;
 
+    /// All that is durable now, to be written into a backup while the log goes on. What is trimmed
+    /// meanwhile stays readable until then.
+    fn backup(&self) -> Result<Backup, ReadError>;
+
     /// The durable end as it moves; the writer updates it after each sync.
     fn durable(&self) -> tokio::sync::watch::Receiver<Offset>;
 }
@@ -274,6 +282,11 @@ impl Reader {
     /// See [`ReadStore::verify`].
     pub fn verify(&self, progress: &mut dyn FnMut(Offset)) -> Result<Bounds, ReadError> {
         self.0.verify(progress)
+    }
+
+    /// See [`ReadStore::backup`].
+    pub fn backup(&self) -> Result<Backup, ReadError> {
+        self.0.backup()
     }
 
     /// Waits until the log holds something at `from` or later. Answers `false` when the writer is

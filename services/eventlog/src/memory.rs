@@ -9,8 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::record::{chain_of, genesis};
+use crate::backup::Backup;
+use crate::disk::{Disk as _, write_whole};
+use crate::read::Part;
+use crate::record::{chain_of, encode, genesis};
+use crate::segment::{FIRST_RECORD, Opening, Segment};
 use crate::segments::{fitting, micros};
+use crate::simulated::SimulatedDisk;
 use crate::{
     AppendError, Batch, Bounds, EventLog, Hash, Offset, OpenError, Options, ReadError, ReadStore,
     Reader, Record, Refused, Room,
@@ -388,6 +393,17 @@ impl ReadStore for View {
         Ok(self.bounds())
     }
 
+    fn backup(&self) -> Result<Backup, ReadError> {
+        let bounds = self.bounds();
+        let (start_hash, hash, records) = {
+            let state = self.shared.state();
+            (state.start_hash, state.hash, state.records.clone())
+        };
+        let part = one_segment(&bounds, start_hash, &records)
+            .map_err(|error| ReadError::Io(error.to_string()))?;
+        Ok(Backup::new(&bounds, hash, vec![part]))
+    }
+
     fn durable(&self) -> watch::Receiver<Offset> {
         self.durable.clone()
     }
@@ -395,4 +411,50 @@ impl ReadStore for View {
 
 fn size(record: &Record) -> u64 {
     (record.events.len() + record.payloads.len()) as u64
+}
+
+/// The records as the embedded store would keep them.
+fn one_segment(
+    bounds: &Bounds,
+    start_hash: Hash,
+    records: &VecDeque<Record>,
+) -> Result<Part, OpenError> {
+    let opening = Opening {
+        log_id: bounds.log_id,
+        first: bounds.oldest,
+        epoch: bounds.epoch,
+        time_us: 0,
+        salt: 0,
+        previous_first: None,
+        previous_hash: start_hash,
+    };
+    let disk = SimulatedDisk::new();
+    let file = disk.create("segment")?;
+    opening.write(&*file)?;
+    let mut chain = start_hash;
+    let mut size_bytes = FIRST_RECORD;
+    let mut buffer = Vec::new();
+    for record in records {
+        let batch = Batch {
+            count: record.count,
+            time_us: record.time_us,
+            events: &record.events,
+            payloads: &record.payloads,
+        };
+        chain = encode(
+            &mut buffer,
+            opening.salt,
+            &chain,
+            record.first,
+            record.epoch,
+            &batch,
+        );
+        write_whole(&*file, &buffer, size_bytes).map_err(|(_, error)| error)?;
+        size_bytes += buffer.len() as u64;
+    }
+    Ok(Part {
+        segment: Arc::new(Segment::new(opening, file, size_bytes)),
+        end: bounds.next,
+        size_bytes,
+    })
 }

@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
-use crate::segment::{FIRST_RECORD, Segment};
+use crate::backup::Backup;
+use crate::segment::{FIRST_RECORD, Found, Segment};
 use crate::{Bounds, Hash, Offset, ReadError, ReadStore, Record};
 
 /// The log as of the last acknowledged batch.
@@ -71,6 +72,18 @@ impl Shared {
         (state.next, state.hash)
     }
 
+    /// All that is durable now, as parts, with the chain at its end.
+    fn extent(&self) -> (Bounds, Vec<Part>, Hash) {
+        let state = self.state();
+        let part = |(index, segment): (usize, &Arc<Segment>)| Part {
+            segment: Arc::clone(segment),
+            end: state.end_of(index),
+            size_bytes: segment.end(),
+        };
+        let parts = state.segments.iter().enumerate().map(part).collect();
+        (self.bounds_of(&state), parts, state.hash)
+    }
+
     /// How far the segment being written is filled.
     pub(crate) fn end_of_last(&self) -> u64 {
         self.state()
@@ -113,6 +126,66 @@ impl Shared {
             .segments
             .get(index)
             .map(|segment| (Arc::clone(segment), state.end_of(index))))
+    }
+}
+
+/// What was durable of one segment at some instant.
+pub(crate) struct Part {
+    pub(crate) segment: Arc<Segment>,
+    /// The offset after its last record.
+    pub(crate) end: Offset,
+    /// How much of the file that is, header included.
+    pub(crate) size_bytes: u64,
+}
+
+impl Part {
+    /// Goes through it record by record and checks each, with the chain, which stands at `chain`
+    /// before it and after it. `visit` is given what has been found right.
+    pub(crate) fn walk(
+        &self,
+        chain: &mut Hash,
+        visit: &mut dyn FnMut(&Found) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let segment = &self.segment;
+        if segment.opening.previous_hash != *chain {
+            let what = "the chain of hashes breaks between this file and the last";
+            return Err(self.damaged(0, what));
+        }
+        let mut cursor = segment.cursor();
+        while cursor.offset < self.end {
+            let found = cursor.next().map_err(|error| error.for_readers(segment))?;
+            *chain = found.header.chained(chain, &found.bytes);
+            if *chain != found.header.hash {
+                return Err(self.damaged(found.position, "the chain of hashes breaks here"));
+            }
+            visit(&found)?;
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, position: u64, what: &str) -> ReadError {
+        ReadError::Damaged {
+            file: self.segment.name.clone(),
+            position,
+            what: what.into(),
+        }
+    }
+}
+
+/// The chain before the first of the parts.
+pub(crate) fn chain_before(parts: &[Part], hash: Hash) -> Hash {
+    let first = parts.first();
+    first.map_or(hash, |first| first.segment.opening.previous_hash)
+}
+
+/// Whether the chain came out as the writer left it.
+pub(crate) fn came_out(parts: &[Part], chain: Hash, hash: Hash) -> Result<(), ReadError> {
+    match parts.last() {
+        Some(last) if chain != hash => {
+            let what = "the chain of hashes ends otherwise than the writer left it";
+            Err(last.damaged(0, what))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -159,48 +232,21 @@ impl ReadStore for Shared {
     }
 
     fn verify(&self, progress: &mut dyn FnMut(Offset)) -> Result<Bounds, ReadError> {
-        let (bounds, segments, last_hash) = {
-            let state = self.state();
-            let ends = (0..state.segments.len()).map(|index| state.end_of(index));
-            let segments: Vec<_> = state.segments.iter().cloned().zip(ends).collect();
-            (self.bounds_of(&state), segments, state.hash)
-        };
-        let mut chain = segments
-            .first()
-            .map_or(last_hash, |(first, _)| first.opening.previous_hash);
-        for (segment, end) in &segments {
-            let damaged = |position: u64, what: &str| ReadError::Damaged {
-                file: segment.name.clone(),
-                position,
-                what: what.into(),
-            };
-            if segment.opening.previous_hash != chain {
-                return Err(damaged(
-                    0,
-                    "the chain of hashes breaks between this file and the last",
-                ));
-            }
-            let mut cursor = segment.cursor();
-            while cursor.offset < *end {
-                let found = cursor.next().map_err(|error| error.for_readers(segment))?;
-                chain = found.header.chained(&chain, &found.bytes);
-                if chain != found.header.hash {
-                    return Err(damaged(found.position, "the chain of hashes breaks here"));
-                }
-                progress(cursor.offset);
-            }
+        let (bounds, parts, hash) = self.extent();
+        let mut chain = chain_before(&parts, hash);
+        for part in &parts {
+            part.walk(&mut chain, &mut |found| {
+                progress(found.end());
+                Ok(())
+            })?;
         }
-        if chain != last_hash {
-            return Err(ReadError::Damaged {
-                file: segments
-                    .last()
-                    .map(|(last, _)| last.name.clone())
-                    .unwrap_or_default(),
-                position: 0,
-                what: "the chain of hashes ends otherwise than the writer left it".into(),
-            });
-        }
+        came_out(&parts, chain, hash)?;
         Ok(bounds)
+    }
+
+    fn backup(&self) -> Result<Backup, ReadError> {
+        let (bounds, parts, hash) = self.extent();
+        Ok(Backup::new(&bounds, hash, parts))
     }
 
     fn durable(&self) -> watch::Receiver<Offset> {

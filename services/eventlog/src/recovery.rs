@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, write_whole};
 use crate::head::{self, Mark};
 use crate::record::{ALIGNMENT, HEADER_BYTES, Header};
+use crate::restore::RESTORING_NAME;
 use crate::segment::{FIRST_RECORD, ScanError, Segment, file_name, first_of};
 use crate::upkeep::NEXT_NAME;
 use crate::{Hash, Offset, OpenError};
@@ -57,6 +58,12 @@ impl Survey {
 /// Looks at the log in `disk` without changing anything; `None` where there is none yet.
 pub(crate) fn survey(disk: &dyn Disk) -> Result<Option<Survey>, OpenError> {
     let names = disk.list()?;
+    if names.iter().any(|name| name == RESTORING_NAME) {
+        return Err(OpenError::Damaged(format!(
+            "{} holds a restore that did not come to its end; restore into it once more",
+            disk.place()
+        )));
+    }
     let mark = head::read(disk, &names)?;
     let mut firsts: Vec<Offset> = names.iter().filter_map(|name| first_of(name)).collect();
     firsts.sort_unstable();

@@ -18,7 +18,7 @@ use crate::{Hash, Offset, OpenError, ReadError, Record};
 /// Where the first record lies; the header has the first sector for itself, so that no later
 /// write touches it.
 pub(crate) const FIRST_RECORD: u64 = 512;
-const HEADER_LEN: usize = 128;
+pub(crate) const HEADER_LEN: usize = 128;
 const MAGIC: [u8; 8] = *b"MASEGMNT";
 const SUFFIX: &str = ".seg";
 /// In `previous_first`: there is no segment before this one.
@@ -46,7 +46,7 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    fn encode(&self) -> [u8; HEADER_LEN] {
+    pub(crate) fn encode(&self) -> [u8; HEADER_LEN] {
         let mut block = [0; HEADER_LEN];
         block[..8].copy_from_slice(&MAGIC);
         block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -122,8 +122,15 @@ impl Segment {
     /// Opens the segment file of that name and checks its header.
     pub(crate) fn open(disk: &dyn Disk, first: Offset) -> Result<Segment, OpenError> {
         let name = file_name(first);
-        let path = format!("{}/{name}", disk.place());
-        let file = disk.open(&name)?;
+        Segment::from_file(disk.open(&name)?, first, format!("{}/{name}", disk.place()))
+    }
+
+    /// The same for a file that is open, or a part of one; `path` is for messages.
+    pub(crate) fn from_file(
+        file: Arc<dyn DiskFile>,
+        first: Offset,
+        path: String,
+    ) -> Result<Segment, OpenError> {
         let mut block = [0; HEADER_LEN];
         file.read_at(&mut block, 0)?;
         let Some(found) = sealed_version(&block, &MAGIC) else {
@@ -242,6 +249,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// The offset after its last event.
+    pub(crate) fn end(&self) -> Offset {
+        self.header.first + Offset::from(self.header.count)
+    }
+
     /// The record for a reader.
     pub(crate) fn record(&self, payloads: bool) -> Record {
         let header = &self.header;

@@ -39,6 +39,33 @@ pub struct Flags {
     /// Any other key, such as sessions.lease=20s; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub set: Vec<(String, String)>,
+    /// Something else than to run.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+}
+
+/// What the program does instead of running.
+#[derive(Debug, clap::Subcommand)]
+pub enum Task {
+    /// Fill the empty data directory with a backup's log, so that the next start runs from it.
+    Restore(Restore),
+}
+
+/// What to restore, and how.
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The file that `multiagents backup` wrote.
+    #[arg(value_name = "FILE")]
+    pub backup: PathBuf,
+    /// Restore what is whole of a backup that is cut off or damaged; what is lost is said.
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Only read and check the backup, with its chain of hashes.
+    #[arg(long)]
+    pub check: bool,
+    /// Print how far it is, and what came of it, as lines of JSON.
+    #[arg(long)]
+    pub progress: bool,
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

@@ -32,6 +32,7 @@ mod journal;
 mod store;
 mod catalogue;
 mod ids;
+mod restore;
 // What is told of it.
 mod metrics;
 mod samples;
@@ -53,7 +54,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use config::{Config, Flags};
+use config::{Config, Flags, Task};
 use driver::{Driver, Fatal, Shared};
 use grpc::service::Orchestrator;
 use inbox::{Inbox, Input, Queued};
@@ -71,7 +72,11 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// Each with its exit code: wrong configuration, data directory in use, damaged log.
-pub async fn from_flags(flags: Flags) -> anyhow::Result<()> {
+pub async fn from_flags(mut flags: Flags) -> anyhow::Result<()> {
+    if let Some(Task::Restore(task)) = flags.task.take() {
+        let config = flags.load(std::env::vars().collect())?.value;
+        return restore::run(&task, &config.data_dir, &Clock::system(0));
+    }
     let loaded = flags.load(std::env::vars().collect())?;
     let _logging = kit::logging::init("orchestrator", &loaded.value.logging)?;
     loaded.warn();

@@ -13,6 +13,8 @@ pub(crate) mod errors;
 pub(crate) mod alerts;
 pub(crate) mod metrics;
 pub(crate) mod verify;
+pub(crate) mod backup;
+pub(crate) mod restore;
 pub(crate) mod workflows;
 pub(crate) mod register;
 

@@ -63,22 +63,24 @@ pub(crate) struct Plan {
 
 /// The binaries, in the order of starting.
 pub(super) fn binaries() -> Result<[PathBuf; 3], Failure> {
-    let own = std::env::current_exe()?;
-    let folder = own.parent().map(Path::to_path_buf).unwrap_or_default();
-    let binary = |which: Which| {
-        let path = folder.join(format!("multiagents-{}", which.name()));
-        if path.is_file() {
-            return Ok(path);
-        }
-        Err(Failure::refused(format!(
-            "the {}'s binary is not at {}; it must lie beside multiagents, as `make run` and \
-             `cargo build --bins` put it",
-            which.title(),
-            path.display()
-        )))
-    };
     let [first, second, third] = Which::STARTING;
     Ok([binary(first)?, binary(second)?, binary(third)?])
+}
+
+/// A service's own binary.
+pub(crate) fn binary(which: Which) -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().map(Path::to_path_buf).unwrap_or_default();
+    let path = folder.join(format!("multiagents-{}", which.name()));
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure::refused(format!(
+        "the {}'s binary is not at {}; it must lie beside multiagents, as `make run` and \
+         `cargo build --bins` put it",
+        which.title(),
+        path.display()
+    )))
 }
 
 /// Addresses for the ports. All are held together for a moment: so free ones differ, and one that
@@ -176,10 +178,7 @@ pub(super) fn spawn(
     {
         command.arg("--config").arg(file);
     }
-    // These are addresses for clients; a service would read them as keys of its configuration.
     command
-        .env_remove("MULTIAGENTS_ORCHESTRATOR")
-        .env_remove("MULTIAGENTS_MONITOR")
         .stdin(Stdio::null())
         // A Ctrl-C reaches a whole process group at once; ours alone shall get it, to keep order.
         .process_group(0)
@@ -209,13 +208,19 @@ pub(super) fn spawn(
 /// The command for a binary that is told to stop when this process dies, however it dies. The
 /// kernel's own means to that needs code in the child; util-linux's setpriv has it. Where that is
 /// missing, a killed `multiagents up` leaves its services running.
-fn dying_with_us(binary: &Path) -> Command {
+pub(crate) fn dying_with_us(binary: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
-    if !setpriv.exists() {
-        return Command::new(binary);
-    }
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "TERM", "--"]).arg(binary);
+    let mut command = if setpriv.exists() {
+        let mut command = Command::new(setpriv);
+        command.args(["--pdeathsig", "TERM", "--"]).arg(binary);
+        command
+    } else {
+        Command::new(binary)
+    };
+    // These are addresses for clients; a service would read them as keys of its configuration.
+    command
+        .env_remove("MULTIAGENTS_ORCHESTRATOR")
+        .env_remove("MULTIAGENTS_MONITOR");
     command
 }
 

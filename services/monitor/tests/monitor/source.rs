@@ -11,8 +11,8 @@ use proto::error::{Problem, Reason};
 use proto::event::Event;
 use proto::frame::ReadEventsResponse;
 use proto::id::Time;
-use proto::wire::ReadEventsRequest;
 use proto::wire::event_log_service_server::{EventLogService, EventLogServiceServer};
+use proto::wire::{self, ReadEventsRequest};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -190,6 +190,14 @@ impl FakeSource {
 #[tonic::async_trait]
 impl EventLogService for FakeSource {
     type ReadEventsStream = ReceiverStream<Result<ReadEventsResponse, Status>>;
+    type BackupStream = ReceiverStream<Result<wire::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        _request: Request<wire::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Err(Status::unimplemented("a monitor takes no backup"))
+    }
 
     async fn read_events(
         &self,

@@ -13,12 +13,13 @@ use proto::frame::ReadEventsResponse;
 use proto::id::Time;
 use proto::wire;
 use proto::wire::event_log_service_server::EventLogService;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use crate::config;
 
 /// Batches gather for so long once a reader is busy: messages are what costs.
@@ -46,16 +47,7 @@ impl EventLogService for EventLog {
     ) -> Result<Response<Self::ReadEventsStream>, Status> {
         let request = request.into_inner();
         let from = begin(&self.reader, &request.cursor)?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
-            Problem::new(
-                Reason::SubscribersLimit,
-                format!(
-                    "{} readers follow the log already; raise event_log.max_readers",
-                    self.limits.max_readers
-                ),
-            )
-            .retry_after(Duration::from_secs(5))
-        })?;
+        let place = self.place()?;
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
         let reading = Reading {
             reader: self.reader.clone(),
@@ -82,6 +74,36 @@ impl EventLogService for EventLog {
             drop(place);
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type BackupStream = ReceiverStream<Result<wire::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        _request: Request<wire::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let place = self.place()?;
+        let bounds = self.reader.bounds();
+        let backup = self.reader.backup();
+        let backup = backup.map_err(|error| unreadable(&error, &bounds))?;
+        let stream = backup::send(backup, place, self.shutdown.clone());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl EventLog {
+    /// A reader's place, for as long as it is held.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.places.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(
+                Reason::SubscribersLimit,
+                format!(
+                    "{} readers follow the log already; raise event_log.max_readers",
+                    self.limits.max_readers
+                ),
+            )
+            .retry_after(Duration::from_secs(5))
+        })
     }
 }
 
@@ -154,7 +176,7 @@ fn expired(bounds: &Bounds) -> Problem {
     .with("oldest_cursor", cursor(bounds, bounds.oldest))
 }
 
-fn unreadable(error: &ReadError, bounds: &Bounds) -> Problem {
+pub(super) fn unreadable(error: &ReadError, bounds: &Bounds) -> Problem {
     match error {
         ReadError::Trimmed { .. } => expired(bounds),
         ReadError::Damaged { .. } => Problem::new(

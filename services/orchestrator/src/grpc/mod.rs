@@ -6,3 +6,4 @@ pub(crate) mod transactions;
 pub(crate) mod starts;
 pub(crate) mod service;
 pub(crate) mod event_log;
+mod backup;
