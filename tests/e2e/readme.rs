@@ -52,6 +52,9 @@ async fn every_command_of_the_readme_works() {
     let readme = readme();
     let lines = command_lines(&readme);
     assert!(lines.len() >= 7, "the README shows commands: {lines:?}");
+    // As if it were the repository, but with nothing left behind there.
+    std::os::unix::fs::symlink(root().join("config"), suite.directory().join("config"))
+        .expect("the workflows");
     let mut transaction = String::new();
     for line in lines {
         let line = line.replace("TRANSACTION", &transaction);
@@ -61,7 +64,7 @@ async fn every_command_of_the_readme_works() {
             .args(words(&line))
             .env("MULTIAGENTS_ORCHESTRATOR", suite.orchestrator.address())
             .env("MULTIAGENTS_MONITOR", suite.monitor.address())
-            .current_dir(root())
+            .current_dir(suite.directory())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
