@@ -46,8 +46,8 @@ impl Driver {
             held,
         };
         let state = &self.state;
-        let holds = |command: &CommandId| state.holds(&host, command);
-        let opened = match self.table.announce(&announcement, self.now, holds) {
+        let stage = |command: &CommandId| state.stage_at(&host, command);
+        let opened = match self.table.announce(&announcement, self.now, stage) {
             Ok(opened) => opened,
             Err(problem) => {
                 self.pending.out.push(Out::Session(reply, Err(problem)));

@@ -244,9 +244,15 @@ impl State {
             .is_some_and(|attempt| attempt.stage == Stage::Queued)
     }
 
-    /// Whether `host` has that command open: what `Table::announce` asks.
+    /// Whether `host` has that command open.
     pub fn holds(&self, host: &HostId, command: &CommandId) -> bool {
-        self.out_at(host, command).is_some()
+        self.stage_at(host, command).is_some()
+    }
+
+    /// How far a command has come that `host` has open: what `Table::announce` asks.
+    pub fn stage_at(&self, host: &HostId, command: &CommandId) -> Option<Stage> {
+        let (slot, key) = self.out_at(host, command)?;
+        Some(self.attempt(slot, &key)?.stage)
     }
 
     /// Whether a host that has that command should be told to stop it: ask for each command that a

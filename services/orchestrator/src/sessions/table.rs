@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId, Time, WorkerName};
+use proto::lifecycle::Stage;
 
 use super::quarantine::{Hold, Life, Place, Policy, Quarantine};
 
@@ -156,13 +157,13 @@ impl Table {
             .collect();
     }
 
-    /// A host came, or came back. `holds` says whether the engine has the command open at this host
-    /// (`State::holds`).
+    /// A host came, or came back. `stage` says how far a command is that the engine has open at this
+    /// host (`State::stage_at`).
     pub fn announce(
         &mut self,
         announcement: &Announcement,
         now: Time,
-        holds: impl Fn(&CommandId) -> bool,
+        stage: impl Fn(&CommandId) -> Option<Stage>,
     ) -> Result<Announced, Problem> {
         let host = &announcement.host;
         let mut known = self.hosts.remove(host);
@@ -178,11 +179,12 @@ impl Table {
         self.sessions += 1;
         let session = Session(self.sessions);
         let given = known.as_mut().map(|known| std::mem::take(&mut known.held));
-        let matched = match_held(given.unwrap_or_default(), &announcement.held, holds);
+        let matched = match_held(given.unwrap_or_default(), &announcement.held, &stage);
         if let Some(known) = &known {
             self.due.remove(&(known.expires, host.clone()));
         }
         let place = Place::of(host, &announcement.machine, &announcement.workers);
+        let has_begun = |command: &CommandId| stage(command) >= Some(Stage::PickedUp);
         let mut renewed = Host {
             session: Some(session),
             expires: now.after_us(self.lease_us),
@@ -194,13 +196,14 @@ impl Table {
             held_back: None,
         };
         let hold = match &known {
-            // The same process as before.
-            Some(known) if matched.lost.is_empty() => {
+            // The same process as before, as far as can be told: what it was given may have been lost
+            // on the way.
+            Some(known) if !matched.lost.iter().any(&has_begun) => {
                 renewed.began = known.began;
                 let hold = known.held_back.as_ref().map(|(hold, _)| *hold);
                 hold.filter(|hold| hold.until > now)
             }
-            // It came back without what it had: that was a crash.
+            // It came back without what it was at: that was a crash.
             Some(known) => {
                 if let Some(life) = known.life(now) {
                     self.quarantine.lost(&life, &matched.lost, now);
@@ -379,8 +382,9 @@ struct Matched {
 fn match_held(
     mut given: BTreeMap<CommandId, WorkerName>,
     held: &[CommandId],
-    holds: impl Fn(&CommandId) -> bool,
+    stage: &impl Fn(&CommandId) -> Option<Stage>,
 ) -> Matched {
+    let holds = |command: &CommandId| stage(command).is_some();
     let mut matched = Matched::default();
     for command in held {
         match given.remove_entry(command) {

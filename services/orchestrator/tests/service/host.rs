@@ -201,6 +201,22 @@ impl FakeHost {
         .await;
     }
 
+    /// Says that a command is at work, and waits until that is known.
+    pub(crate) async fn begin(&mut self, suite: &Suite, command_id: &str) {
+        let before = suite.count(wire::EventType::CommandProcessing).await;
+        self.say(wire::ConnectRequest {
+            progress: vec![wire::CommandProgress {
+                command_id: command_id.to_owned(),
+                stage: wire::Stage::Processing.into(),
+            }],
+            ..Default::default()
+        })
+        .await;
+        while suite.count(wire::EventType::CommandProcessing).await == before {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Completes a command, and waits until that is durable.
     pub(crate) async fn complete(&mut self, command_id: &str, result: &str) {
         self.report(command_id, completed(result)).await;

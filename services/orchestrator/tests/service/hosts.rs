@@ -179,7 +179,9 @@ async fn a_host_that_crashes_in_a_loop_is_held_back_and_its_commands_go_elsewher
     for _ in 0..3 {
         // A new process of the same name: it has nothing of what the one before was given.
         let mut crasher = FakeHost::connect(&suite, "crasher", &[("a", 1)]).await;
-        attempts.push(crasher.command().await.attempt);
+        let command = crasher.command().await;
+        attempts.push(command.attempt);
+        crasher.begin(&suite, &command.command_id).await;
     }
     assert_eq!(attempts, [1, 2, 3]);
     let mut held_back = FakeHost::connect(&suite, "crasher", &[("a", 1)]).await;
@@ -218,14 +220,19 @@ async fn a_command_that_kills_every_host_ends_as_poison_and_holds_none_of_them_b
     // Five deliveries, which is the default. A new process of a victim shows that the one before died;
     // of idle hosts the first by name is served first.
     let offer = [("a", 1)];
-    FakeHost::connect(&suite, "c", &offer).await.command().await;
+    let mut victim = FakeHost::connect(&suite, "c", &offer).await;
+    let first = victim.command().await;
+    victim.begin(&suite, &first.command_id).await;
     let mut next = FakeHost::connect(&suite, "b", &offer).await;
     let mut idle = vec![FakeHost::connect(&suite, "c", &offer).await];
-    next.command().await;
+    let second = next.command().await;
+    next.begin(&suite, &second.command_id).await;
     next = FakeHost::connect(&suite, "a", &offer).await;
     idle.push(FakeHost::connect(&suite, "b", &offer).await);
     for attempt in 3..=5 {
-        assert_eq!(next.command().await.attempt, attempt);
+        let command = next.command().await;
+        assert_eq!(command.attempt, attempt);
+        next.begin(&suite, &command.command_id).await;
         next = FakeHost::connect(&suite, "a", &offer).await;
     }
     let ended = suite.until(&id, TransactionState::Failed).await;

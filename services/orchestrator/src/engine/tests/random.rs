@@ -183,8 +183,8 @@ impl World {
             machine: String::new(),
             held: held.to_vec(),
         };
-        let holds = |command: &CommandId| self.state.holds(&announcement.host, command);
-        let came = self.table.announce(&announcement, self.now, holds).unwrap();
+        let stage = |command: &CommandId| self.state.stage_at(&announcement.host, command);
+        let came = self.table.announce(&announcement, self.now, stage).unwrap();
         for command in held {
             assert_ne!(came.kept.contains(command), came.revoked.contains(command));
         }

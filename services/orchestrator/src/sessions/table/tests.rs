@@ -29,6 +29,12 @@ fn command(attempt: u32) -> CommandId {
     }
 }
 
+/// What the engine says of a command that its host is at.
+#[expect(clippy::unnecessary_wraps, reason = "a stand-in for one that says no")]
+fn at_work(_: &CommandId) -> Option<Stage> {
+    Some(Stage::Processing)
+}
+
 fn announcement(held: &[CommandId]) -> Announcement {
     Announcement {
         host: host(),
@@ -42,7 +48,7 @@ fn announcement(held: &[CommandId]) -> Announcement {
 fn busy() -> (Table, Session) {
     let mut table = Table::new(LEASE_US, 2, POLICY);
     let came = table
-        .announce(&announcement(&[]), Time(0), |_| true)
+        .announce(&announcement(&[]), Time(0), at_work)
         .unwrap();
     for attempt in 1..=3 {
         table.grant(&host(), command(attempt), worker());
@@ -73,7 +79,7 @@ fn who_reconnects_in_time_keeps_what_it_holds() {
     assert_eq!(table.disconnect(&host(), session, Time(1)), Some(false));
     assert_eq!(table.connected(), 0);
     // 1 it still has, 2 it forgot, 3 ended meanwhile, 9 it never had.
-    let holds = |held: &CommandId| held.attempt <= 2;
+    let holds = |held: &CommandId| at_work(held).filter(|_| held.attempt <= 2);
     let held = [command(1), command(3), command(9), command(1)];
     let back = table
         .announce(&announcement(&held), Time(8), holds)
@@ -93,7 +99,7 @@ fn who_reconnects_in_time_keeps_what_it_holds() {
 fn a_second_stream_replaces_the_first_whose_end_changes_nothing() {
     let (mut table, first) = busy();
     let second = table
-        .announce(&announcement(&[command(1)]), Time(1), |_| true)
+        .announce(&announcement(&[command(1)]), Time(1), at_work)
         .unwrap();
     assert_eq!(second.replaced, Some(first));
     assert!(table.is_open(&host(), second.session));
@@ -111,7 +117,7 @@ fn a_drained_host_leaves_at_once_and_one_with_work_only_after_its_lease() {
     assert_eq!(table.disconnect(&host(), session, Time(1)), Some(false));
     assert_eq!(table.lapse(Time(10)).len(), 1);
     let came = table
-        .announce(&announcement(&[]), Time(20), |_| true)
+        .announce(&announcement(&[]), Time(20), at_work)
         .unwrap();
     table.drain(&host(), came.session);
     assert_eq!(table.disconnect(&host(), came.session, Time(1)), Some(true));
@@ -124,7 +130,7 @@ fn after_a_restart_every_lease_begins_anew_in_full() {
     table.restore(vec![(host(), vec![(command(1), worker())])], Time(1_000));
     assert_eq!(table.due(), Some(Time(1_010)));
     let back = table
-        .announce(&announcement(&[command(1)]), Time(1_009), |_| true)
+        .announce(&announcement(&[command(1)]), Time(1_009), at_work)
         .unwrap();
     assert_eq!(back.kept, [command(1)]);
     assert!(table.lapse(Time(1_010)).is_empty());
@@ -138,7 +144,7 @@ fn a_full_table_refuses_strangers_only() {
             host: HostId::parse(name).unwrap(),
             ..announcement(&[])
         };
-        let answer = table.announce(&stranger, Time(1), |_| true);
+        let answer = table.announce(&stranger, Time(1), at_work);
         assert_eq!(answer.is_ok(), fits, "{name}");
     }
 }
@@ -149,7 +155,7 @@ fn live_and_die(table: &mut Table, name: &str, attempt: u32, at: i64) -> Announc
         host: HostId::parse(name).unwrap(),
         ..announcement(&[])
     };
-    let came = table.announce(&newcomer, Time(at), |_| true).unwrap();
+    let came = table.announce(&newcomer, Time(at), at_work).unwrap();
     table.grant(&newcomer.host, command(attempt), worker());
     table.disconnect(&newcomer.host, came.session, Time(at + 1));
     came
@@ -162,7 +168,7 @@ fn a_host_from_where_hosts_crash_in_a_loop_is_held_back_for_a_while() {
     assert_eq!(live_and_die(&mut table, "b", 2, 5).hold, None);
     assert_eq!(table.lapse(Time(20)).len(), 2);
     let newcomer = announcement(&[]);
-    let came = table.announce(&newcomer, Time(20), |_| true).unwrap();
+    let came = table.announce(&newcomer, Time(20), at_work).unwrap();
     let hold = Hold {
         until: Time(120),
         losses: 2,
@@ -170,14 +176,14 @@ fn a_host_from_where_hosts_crash_in_a_loop_is_held_back_for_a_while() {
     assert_eq!(came.hold, Some(hold));
     // It reconnects, and another from elsewhere comes: the one is held back still, the other isn't.
     table.disconnect(&host(), came.session, Time(25));
-    let back = table.announce(&newcomer, Time(26), |_| true).unwrap();
+    let back = table.announce(&newcomer, Time(26), at_work).unwrap();
     assert_eq!(back.hold, Some(hold));
     let elsewhere = Announcement {
         host: HostId::parse("e").unwrap(),
         machine: "other".to_owned(),
         ..announcement(&[])
     };
-    let other = table.announce(&elsewhere, Time(26), |_| true).unwrap();
+    let other = table.announce(&elsewhere, Time(26), at_work).unwrap();
     assert_eq!(other.hold, None);
     for (session, name) in [(back.session, "h"), (other.session, "e")] {
         let name = HostId::parse(name).unwrap();
@@ -193,17 +199,29 @@ fn a_host_from_where_hosts_crash_in_a_loop_is_held_back_for_a_while() {
 fn a_host_that_comes_back_without_what_it_had_has_crashed() {
     let (mut table, _) = busy();
     let bare = announcement(&[]);
-    let second = table.announce(&bare, Time(1), |_| true).unwrap();
+    let second = table.announce(&bare, Time(1), at_work).unwrap();
     assert_eq!((second.lost.len(), second.hold), (3, None));
     table.grant(&host(), command(4), worker());
     // The same process, cut off for a moment: that is no crash.
     let held = announcement(&[command(4)]);
-    assert_eq!(table.announce(&held, Time(2), |_| true).unwrap().hold, None);
-    let third = table.announce(&bare, Time(3), |_| true).unwrap();
+    assert_eq!(table.announce(&held, Time(2), at_work).unwrap().hold, None);
+    let third = table.announce(&bare, Time(3), at_work).unwrap();
     assert_eq!(third.hold.map(|hold| hold.until), Some(Time(103)));
     // It drains while it is held back: nothing is let in.
     assert!(table.drain(&host(), third.session));
     assert!(table.let_in(Time(103)).is_empty());
+}
+
+#[test]
+fn what_is_lost_on_the_way_to_a_host_is_no_sign_of_a_crash() {
+    let (mut table, _) = busy();
+    for at in 1..5 {
+        let on_the_way = |_: &CommandId| Some(Stage::Dispatched);
+        let back = table.announce(&announcement(&[]), Time(at), on_the_way);
+        let back = back.unwrap();
+        assert!(!back.lost.is_empty() && back.hold.is_none());
+        table.grant(&host(), command(9), worker());
+    }
 }
 
 #[test]
