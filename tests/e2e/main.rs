@@ -5,6 +5,7 @@ mod parallel_overlaps;
 mod retries;
 mod compensates;
 mod worker_host_dies;
+mod hosts_come_to_harm;
 mod orchestrator_killed;
 mod trimmed;
 mod backup;

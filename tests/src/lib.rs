@@ -11,6 +11,8 @@ pub mod rounds;
 pub mod http;
 pub mod raw;
 pub mod process;
+pub mod proxy;
+pub mod harm;
 pub mod suite;
 pub mod record;
 pub mod count;

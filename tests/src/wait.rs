@@ -33,5 +33,11 @@ pub async fn a_moment() {
     tokio::time::sleep(INTERVAL).await;
 }
 
+/// Whether stories of a certain length go on for as long as is promised: `TEST_LONG` is set. Otherwise
+/// they are cut short, to be run often.
+pub fn is_long() -> bool {
+    std::env::var_os("TEST_LONG").is_some_and(|value| value != "0")
+}
+
 /// How long an answer that comes at once is given.
 pub const SHORT: Duration = Duration::from_secs(3);
