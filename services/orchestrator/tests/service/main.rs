@@ -8,6 +8,7 @@ mod keys;
 mod restarts;
 mod hosts;
 mod bad_inputs;
+mod bounds;
 mod event_log;
 mod store_trouble;
 mod retention;
