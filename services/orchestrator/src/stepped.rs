@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use eventlog::{EventLog, Offset};
+use eventlog::{EventLog, Offset, ReadError};
 use kit::Clock;
 use prometheus_client::registry::Registry;
 use proto::error::Problem;
@@ -31,7 +31,7 @@ use crate::ids::Ids;
 use crate::letting_out::LettingOut;
 use crate::metrics::Metrics;
 use crate::sessions::stream::Workers;
-use crate::store::{Filter, Lookup, Pace};
+use crate::store::{Filter, Lookup, Pace, StoreError};
 
 /// Why it could not be opened, or could not go on; the process would have ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -191,15 +191,18 @@ impl Stepped {
 }
 
 async fn all_rows(lookup: &Lookup) -> Result<Vec<StoredRow>, Ended> {
-    let ended = |error: crate::store::StoreError| Ended(error.to_string());
+    let ended = |error: StoreError| Ended(error.to_string());
     let mut rows = Vec::new();
     let mut before = None;
     loop {
         let page = lookup.list(Filter::default(), before, 1_000).await;
         let page = page.map_err(ended)?;
         for listed in page.rows {
-            let Some(row) = lookup.get(listed.id).await.map_err(ended)? else {
-                continue;
+            let row = match lookup.get(listed.id).await {
+                Ok(Some(row)) => row,
+                // Its payloads were trimmed, and its row is about to go: nobody is shown it.
+                Ok(None) | Err(StoreError::Log(ReadError::Trimmed { .. })) => continue,
+                Err(error) => return Err(ended(error)),
             };
             rows.push(StoredRow {
                 id: row.id,

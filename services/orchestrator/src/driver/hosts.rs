@@ -240,6 +240,8 @@ impl Driver {
         {
             // What waits for it still goes out: a host may have closed its half alone.
             self.shared.leases.remove(&open.session_id);
+            // The table has not heard the last heartbeats: the lease runs on from there.
+            self.renew(host, &open);
         }
         if let Some(drained) = self.table.disconnect(host, session, self.now) {
             self.dispatch.host_gone(host);
@@ -277,12 +279,11 @@ impl Driver {
             return;
         }
         // The table learns of heartbeats only when it matters.
-        for (host, open) in &self.lines {
-            let renewed = self.table.renew(host, open.session, open.lease.heard());
-            if let Err(problem) = renewed {
-                tracing::warn!(%problem, %host, "a lease could not be renewed");
-            }
+        let lines = std::mem::take(&mut self.lines);
+        for (host, open) in &lines {
+            self.renew(host, open);
         }
+        self.lines = lines;
         if !due(self) {
             return;
         }
@@ -301,6 +302,13 @@ impl Driver {
                 host: lapsed.host,
                 commands: lapsed.commands,
             });
+        }
+    }
+
+    fn renew(&mut self, host: &HostId, open: &OpenLine) {
+        let renewed = self.table.renew(host, open.session, open.lease.heard());
+        if let Err(problem) = renewed {
+            tracing::warn!(%problem, %host, "a lease could not be renewed");
         }
     }
 

@@ -11,4 +11,5 @@ mod bad_inputs;
 mod bounds;
 mod event_log;
 mod store_trouble;
+mod stepped;
 mod retention;

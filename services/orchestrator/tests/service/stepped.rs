@@ -1,0 +1,68 @@
+//! What the simulation found, step by step on the driver itself, with a clock that is told.
+
+use std::time::Duration;
+
+use eventlog::{MemoryStore, Options};
+use kit::Clock;
+use orchestrator::config::Config;
+use orchestrator::stepped::Stepped;
+use proto::wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+/// Whether the orchestrator still counts on a host.
+fn counts_on(stepped: &Stepped, host: &str) -> bool {
+    let hosts = stepped.state().hosts();
+    hosts.iter().any(|(known, _)| known.as_str() == host)
+}
+
+/// Lets time pass as it does: the loop turns all the while.
+fn pass(stepped: &mut Stepped, clock: &Clock, time: Duration) {
+    const PART: Duration = Duration::from_millis(100);
+    let mut left = time;
+    while !left.is_zero() {
+        let part = left.min(PART);
+        clock.advance(part);
+        left -= part;
+        stepped.run_tasks();
+        stepped.turn().unwrap();
+    }
+}
+
+#[test]
+fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: directory.path().to_owned(),
+        ..Config::default()
+    };
+    let lease = *config.sessions.lease;
+    let log = MemoryStore::new().open(Options::default()).unwrap();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let mut stepped = Stepped::open(config, Box::new(log), clock.clone()).unwrap();
+    let announce = wire::Announce {
+        host_id: "h".to_owned(),
+        workers: vec![wire::OfferedWorker {
+            worker: "w".to_owned(),
+            slots: 1,
+        }],
+        ..Default::default()
+    };
+    let first = wire::ConnectRequest {
+        announce: Some(announce),
+        ..Default::default()
+    };
+    let (says, stream) = mpsc::unbounded_channel();
+    let mut hears = stepped.connect(first, UnboundedReceiverStream::new(stream));
+    stepped.run_tasks();
+    stepped.turn().unwrap();
+    let welcome = hears.try_recv().unwrap().unwrap().welcome.unwrap();
+
+    pass(&mut stepped, &clock, lease * 8 / 10);
+    stepped.heartbeat("h", &welcome.session_id).unwrap();
+    drop(says);
+    pass(&mut stepped, &clock, lease * 9 / 10);
+    assert!(counts_on(&stepped, "h"), "given up within its lease");
+    pass(&mut stepped, &clock, lease / 10 + Duration::from_millis(1));
+    assert!(!counts_on(&stepped, "h"), "kept beyond its lease");
+}
