@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench lint fmt proto baseline have-build have-python have-node have-nextest venv buf
+.PHONY: help run demo test sim bench lint fmt proto baseline have-build have-python have-node have-nextest venv buf
 
 # Where cargo builds; everything that these verbs install for themselves goes there too.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -36,6 +36,10 @@ test: have-build have-python have-nextest venv ## Run every test: languages firs
 	PYTHONDONTWRITEBYTECODE=1 MULTIAGENTS_BINARIES=$(TARGET)/debug \
 	  $(VENV)/bin/pytest -q -p no:cacheprovider tests/languages
 	$(CARGO) nextest run --locked --workspace
+
+sim: have-build ## Simulate faults: SEED=… again, or fresh seeds for SIM_SECONDS=… (60).
+	SEED=$(SEED) FAULTS=$(FAULTS) STARTS=$(STARTS) STEPS=$(STEPS) SIM_SECONDS=$(SIM_SECONDS) \
+	  $(CARGO) test --locked -q -p tests --test sim -- --ignored --nocapture what_make_sim_asks_for
 
 bench: have-build ## Measure the suite beside the machine's own limits; writes target/bench.json.
 	$(CARGO) build --locked --release --workspace --bins

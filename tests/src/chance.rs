@@ -22,6 +22,11 @@ impl Chance {
         Self(seed)
     }
 
+    /// From a seed that is known already.
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -34,6 +39,21 @@ impl Chance {
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next_u64() % limit.max(1)
+    }
+
+    /// A number from `low` to below `high`.
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high.saturating_sub(low))
+    }
+
+    /// True once in `times`, on average.
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of these; there must be one.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
     }
 }
 

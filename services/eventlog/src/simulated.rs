@@ -53,6 +53,8 @@ struct Faults {
     syncs_until_failure: Option<u32>,
     fail_writes: bool,
     reads_until_failure: Option<u32>,
+    changes_until_death: Option<u32>,
+    dead: bool,
     writes: u64,
     syncs: u64,
 }
@@ -166,6 +168,19 @@ impl SimulatedDisk {
         self.state().faults.reads_until_failure = Some(reads);
     }
 
+    /// The process that uses the disk dies: after so many changes (writes, syncs, names) nothing
+    /// changes any more, and a write in that moment is half done. `None` is the next process.
+    pub fn die_after(&self, changes: Option<u32>) {
+        let faults = &mut self.state().faults;
+        faults.changes_until_death = changes;
+        faults.dead = false;
+    }
+
+    /// Whether the process has died of [`SimulatedDisk::die_after`].
+    pub fn is_dead(&self) -> bool {
+        self.state().faults.dead
+    }
+
     /// How many writes and how many syncs there were.
     pub fn counts(&self) -> (u64, u64) {
         let faults = self.state().faults;
@@ -183,9 +198,21 @@ impl NameChange {
 }
 
 impl State {
-    fn change_names(&mut self, change: NameChange) {
+    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+        self.live_on()?;
         change.apply(&mut self.names);
         self.unsynced_renames.push(change);
+        Ok(())
+    }
+
+    /// Counts a change; an error when nothing changes any more.
+    fn live_on(&mut self) -> io::Result<()> {
+        let faults = &mut self.faults;
+        faults.dead |= count_down(&mut faults.changes_until_death);
+        if faults.dead {
+            return Err(io::Error::other("simulated death of the process"));
+        }
+        Ok(())
     }
 
     fn used_bytes(&self) -> u64 {
@@ -297,7 +324,7 @@ impl Disk for SimulatedDisk {
         let mut state = self.state();
         let index = state.files.len();
         state.files.push(File::default());
-        state.change_names(NameChange::Put(name.into(), index));
+        state.change_names(NameChange::Put(name.into(), index))?;
         Ok(Arc::new(OpenFile {
             disk: self.clone(),
             index,
@@ -326,18 +353,17 @@ impl Disk for SimulatedDisk {
             ));
         };
         // Both in one step of the journal would be kinder; a power cut may find both names.
-        state.change_names(NameChange::Put(to.into(), index));
-        state.change_names(NameChange::Take(from.into()));
-        Ok(())
+        state.change_names(NameChange::Put(to.into(), index))?;
+        state.change_names(NameChange::Take(from.into()))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.state().change_names(NameChange::Take(name.into()));
-        Ok(())
+        self.state().change_names(NameChange::Take(name.into()))
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
+        state.live_on()?;
         state.count_sync()?;
         state.synced_names = state.names.clone();
         state.unsynced_renames.clear();
@@ -402,6 +428,13 @@ impl DiskFile for OpenFile {
             return Err(io::Error::other("simulated failure of a write"));
         }
         let mut fits = bytes.len();
+        let was_dead = state.faults.dead;
+        if let Err(died) = state.live_on() {
+            if !was_dead {
+                state.files[self.index].write(&bytes[..fits / 2], position as usize);
+            }
+            return Err(died);
+        }
         if let Some(left) = state.faults.full_after_bytes {
             fits = fits.min(left);
             state.faults.full_after_bytes = Some(left - fits);
@@ -423,6 +456,7 @@ impl DiskFile for OpenFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
+        state.live_on()?;
         if let Err(error) = state.count_sync() {
             state.files[self.index].unsynced.clear();
             return Err(error);
@@ -433,6 +467,7 @@ impl DiskFile for OpenFile {
 
     fn truncate(&self, length: u64) -> io::Result<()> {
         let mut state = self.disk.state();
+        state.live_on()?;
         let file = &mut state.files[self.index];
         file.bytes.truncate(length as usize);
         file.unsynced

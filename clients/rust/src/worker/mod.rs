@@ -8,7 +8,8 @@ mod failure;
 mod context;
 mod handler;
 mod run;
-mod table;
+#[doc(hidden)]
+pub mod table;
 mod heartbeat;
 mod opening;
 mod session;

@@ -11,7 +11,7 @@ use crate::wire::CommandResult;
 
 /// The commands of one host.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     commands: HashMap<String, State>,
     /// Results by the order in which they came, for sending again.
     held: BTreeMap<u64, CommandResult>,
@@ -34,7 +34,7 @@ enum State {
 
 /// Whether a command is to be run.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub enum Admission {
     /// It is new.
     New,
     /// It is here already: a second delivery.
@@ -44,7 +44,7 @@ pub(crate) enum Admission {
 }
 
 impl Table {
-    pub(crate) fn new(commands_max: usize) -> Self {
+    pub fn new(commands_max: usize) -> Self {
         Self {
             commands: HashMap::new(),
             held: BTreeMap::new(),
@@ -55,7 +55,7 @@ impl Table {
     }
 
     /// Takes a command in, unless it is here.
-    pub(crate) fn admit(&mut self, command_id: &str, cancelled: &CancellationToken) -> Admission {
+    pub fn admit(&mut self, command_id: &str, cancelled: &CancellationToken) -> Admission {
         if self.commands.contains_key(command_id) {
             return Admission::Known;
         }
@@ -71,7 +71,7 @@ impl Table {
     }
 
     /// Tells a running command to stop.
-    pub(crate) fn cancel(&self, command_id: &str) {
+    pub fn cancel(&self, command_id: &str) {
         if let Some(State::Running { cancelled, .. }) = self.commands.get(command_id) {
             cancelled.cancel();
         }
@@ -79,7 +79,7 @@ impl Table {
 
     /// Stops a command that is another host's now, and drops its result. True if it was at work; a
     /// result that was held may have counted before, its acknowledgement lost.
-    pub(crate) fn revoke(&mut self, command_id: &str) -> bool {
+    pub fn revoke(&mut self, command_id: &str) -> bool {
         match self.commands.get_mut(command_id) {
             Some(State::Running { cancelled, revoked }) => {
                 *revoked = true;
@@ -95,7 +95,7 @@ impl Table {
     }
 
     /// Keeps the result of a running command, to be sent; a revoked one's is dropped.
-    pub(crate) fn finish(&mut self, result: CommandResult) {
+    pub fn finish(&mut self, result: CommandResult) {
         match self.commands.get_mut(&result.command_id) {
             Some(State::Running { revoked: true, .. }) => {
                 self.commands.remove(&result.command_id);
@@ -111,7 +111,7 @@ impl Table {
     }
 
     /// Is done with a command whose result was acknowledged, or refused for good.
-    pub(crate) fn acknowledge(&mut self, command_id: &str) {
+    pub fn acknowledge(&mut self, command_id: &str) {
         if let Some(State::Held(order)) = self.commands.get(command_id) {
             self.held.remove(order);
             self.commands.remove(command_id);
@@ -119,7 +119,7 @@ impl Table {
     }
 
     /// Results to send now, oldest first: at least one if there is one, then as many as fit.
-    pub(crate) fn next_results(&mut self, bytes_max: usize) -> Vec<CommandResult> {
+    pub fn next_results(&mut self, bytes_max: usize) -> Vec<CommandResult> {
         use prost::Message as _;
         let mut results = Vec::new();
         let mut bytes = 0;
@@ -137,12 +137,12 @@ impl Table {
     }
 
     /// A new session: whatever was not acknowledged is to be sent again.
-    pub(crate) fn send_again(&mut self) {
+    pub fn send_again(&mut self) {
         self.unsent = self.held.keys().copied().collect();
     }
 
     /// Every command that is here, for the announcement.
-    pub(crate) fn command_ids(&self) -> Vec<String> {
+    pub fn command_ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self
             .commands
             .iter()
@@ -153,21 +153,21 @@ impl Table {
         ids
     }
 
-    pub(crate) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.commands.is_empty()
     }
 
     /// How many are ended and not acknowledged.
-    pub(crate) fn held_count(&self) -> usize {
+    pub fn held_count(&self) -> usize {
         self.held.len()
     }
 
     /// How many are at work.
-    pub(crate) fn running_count(&self) -> usize {
+    pub fn running_count(&self) -> usize {
         self.commands.len() - self.held.len()
     }
 }

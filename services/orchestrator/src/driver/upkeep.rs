@@ -194,7 +194,10 @@ impl Upkeep {
     fn handover(&mut self, state: &engine::State, durable: Offset) -> Handover {
         let mut rows = std::mem::take(&mut self.rows);
         self.leaving.clone_from(&rows);
-        for id in self.changed.drain() {
+        let mut changed: Vec<_> = self.changed.drain().collect();
+        // By id is by time, which is how the indexes are filled best; and it repeats itself.
+        changed.sort_unstable();
+        for id in changed {
             if let Some(snapshot) = state.snapshot(&id) {
                 let row = Arc::new(Row::of(id, snapshot));
                 if row.ended() {

@@ -8,7 +8,7 @@ use orchestrator::config::Config;
 use orchestrator::stepped::Stepped;
 use proto::wire;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Whether the orchestrator still counts on a host.
 fn counts_on(stepped: &Stepped, host: &str) -> bool {
@@ -52,8 +52,8 @@ fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
         announce: Some(announce),
         ..Default::default()
     };
-    let (says, stream) = mpsc::unbounded_channel();
-    let mut hears = stepped.connect(first, UnboundedReceiverStream::new(stream));
+    let (says, stream) = mpsc::channel(8);
+    let mut hears = stepped.connect(first, ReceiverStream::new(stream));
     stepped.run_tasks();
     stepped.turn().unwrap();
     let welcome = hears.try_recv().unwrap().unwrap().welcome.unwrap();

@@ -1,29 +1,30 @@
 //! What an observer of the events alone knows, and what it may never see.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use proto::event::Cancel;
+use proto::event::{Cancel, CommandEvent, TransactionEvent};
 use proto::id::{CommandId, StepName};
-use proto::lifecycle::TransactionState;
-use proto::workflow::OnFailure;
+use proto::lifecycle::{Stage, TransactionState, is_end};
+use proto::workflow::{OnFailure, Workflow};
 
-use super::super::*;
+type Offset = u64;
 
 /// What an observer of the events alone knows of one transaction.
 #[derive(Default)]
-pub(super) struct Seen {
-    pub(super) workflow: Option<Arc<Workflow>>,
-    pub(super) stages: BTreeMap<CommandId, Stage>,
+pub(crate) struct Seen {
+    pub(crate) workflow: Option<Arc<Workflow>>,
+    pub(crate) stages: BTreeMap<CommandId, Stage>,
     /// Steps that completed, with the offset.
     completed: BTreeMap<usize, Offset>,
-    pub(super) passed: BTreeSet<usize>,
+    pub(crate) passed: BTreeSet<usize>,
     /// Steps with an attempt of unknown effect that are to be undone for it, with its offset.
     unknown: BTreeMap<usize, Offset>,
     failures: BTreeMap<(usize, bool), u32>,
     losses: BTreeMap<(usize, bool), u32>,
     undone: Vec<usize>,
     cancel: Option<Cancel>,
-    pub(super) end: Option<TransactionState>,
+    pub(crate) end: Option<TransactionState>,
 }
 
 impl Seen {
@@ -35,7 +36,7 @@ impl Seen {
             .unwrap()
     }
 
-    pub(super) fn command(&mut self, offset: Offset, id: &CommandId, what: &CommandEvent) {
+    pub(crate) fn command(&mut self, offset: Offset, id: &CommandId, what: &CommandEvent) {
         let workflow = Arc::clone(self.workflow.as_ref().unwrap());
         let at = self.step(&id.step);
         let step = &workflow.steps[at];
@@ -99,10 +100,10 @@ impl Seen {
         }
     }
 
-    pub(super) fn transaction(
+    pub(crate) fn transaction(
         &mut self,
         what: &TransactionEvent,
-        workflow: impl Fn() -> Arc<Workflow>,
+        workflow: impl FnOnce() -> Arc<Workflow>,
     ) {
         if let TransactionEvent::Carried(_) = what {
             return;
