@@ -82,8 +82,9 @@ fn workflow_of(name: &str, step: wire::Step) -> wire::Workflow {
 
 fn short_lease(directory: &std::path::Path) -> orchestrator::config::Config {
     let mut config = config(directory);
-    config.sessions.lease.0 = Duration::from_millis(400);
-    config.sessions.heartbeat_interval.0 = Duration::from_millis(100);
+    // Twenty times the interval of a test's heartbeats: a busy machine must not end a lease.
+    config.sessions.lease.0 = Duration::from_secs(1);
+    config.sessions.heartbeat_interval.0 = Duration::from_millis(250);
     config
 }
 
