@@ -188,6 +188,11 @@ fn event_line(event: &wire::Event, output: &Output) -> String {
     if let Some(failure) = failure_of(event) {
         line.push_str(&format!("  {}", failure_text(failure)));
     }
+    if let Some(wire::event::Kind::CancelRequested(cancel)) = &event.kind
+        && !cancel.reason.is_empty()
+    {
+        line.push_str(&format!("  {}", words::shown(&cancel.reason, 200)));
+    }
     if !event.transaction_id.is_empty() {
         let id = words::shown(&event.transaction_id, 64);
         line.push_str(&format!("  {}", output.painted(&id, Tone::Quiet)));
@@ -256,6 +261,21 @@ mod tests {
             "2023-11-14 22:13:20.000Z  command_failed           error_monitoring  risky_process  \
              flaky_processor  attempt 2  RateLimitError: Too many\\u{7} requests  0198\n"
         );
+    }
+
+    #[test]
+    fn a_cancellation_says_why_it_was_asked_for() {
+        let cancel = wire::Event {
+            r#type: wire::EventType::CancelRequested.into(),
+            kind: Some(wire::event::Kind::CancelRequested(wire::CancelRequested {
+                reason: "ordered\u{1b} twice".into(),
+                skip_compensation: false,
+            })),
+            ..failed()
+        };
+        let events = message(FeedItem::Events(vec![cancel]));
+        let text = captured(false, |output| print(&events, output)).unwrap();
+        assert!(text.contains("  ordered\\u{1b} twice  "), "{text}");
     }
 
     #[test]
