@@ -26,12 +26,16 @@ async fn the_pages_file_is_found_by_itself_and_does_what_it_says() {
 
     // logging: composite, DEBUG, JSON in the file.
     let log = directory.path().join("logs/monitoring_demo.log");
-    let lines = until("a line in the log file", PATIENCE, async || {
-        let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
-        (text.lines().count() > 2)
-            .then_some(text)
-            .ok_or_else(|| "too short".to_owned())
-    })
+    let lines = until(
+        "lines in the log file, a verbose one among them",
+        PATIENCE,
+        async || {
+            let text = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            (text.lines().count() > 2 && text.contains(r#""level":"DEBUG""#))
+                .then_some(text)
+                .ok_or_else(|| "too short".to_owned())
+        },
+    )
     .await;
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
@@ -162,6 +166,20 @@ async fn what_is_no_file_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_told_how_to_write_one() {
+    for binary in [
+        "multiagents-orchestrator",
+        "multiagents-worker-host",
+        "multiagents-monitor",
+    ] {
+        let (code, printed) = refuses(binary, None, &["--listen", "banana"]).await;
+        assert_eq!(code, Some(1), "{binary}: {printed}");
+        let told = printed.contains("banana") && printed.contains("such as 127.0.0.1:7001");
+        assert!(told, "{printed}");
+    }
+}
+
+#[tokio::test]
 async fn an_address_beyond_loopback_needs_a_word() {
     let address = format!("0.0.0.0:{}", free_port());
     for binary in [
@@ -215,6 +233,15 @@ async fn a_data_directory_has_one_owner() {
             printed.contains(&data),
             "a sentence that names it: {printed}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_is_named_with_its_key() {
+    for binary in ["multiagents-orchestrator", "multiagents-monitor"] {
+        let (code, printed) = refuses(binary, None, &["--data-dir", "/dev/null/x"]).await;
+        assert_eq!(code, Some(74), "{binary}: {printed}");
+        assert!(printed.contains("data_dir /dev/null/x"), "{printed}");
     }
 }
 

@@ -58,13 +58,22 @@ pub enum ServeError {
     #[error("the listener has no address: {0}")]
     Listener(#[from] std::io::Error),
     /// The address is taken, not this machine's, or no address.
-    #[error("cannot listen on {address}: {source}; is it in use already? another port will do")]
+    #[error("cannot listen on {address}: {source}; {}", remedy(source))]
     Address {
         /// As it was asked for.
         address: String,
         /// The system's word.
         source: std::io::Error,
     },
+}
+
+/// What helps against an address that can't be bound.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => "another port will do, 0 for any free one",
+        std::io::ErrorKind::PermissionDenied => "take a port from 1024 on",
+        _ => "it must be an address of this machine and a port, such as 127.0.0.1:7001",
+    }
 }
 
 /// Binds `address` (`127.0.0.1:7000`, port 0 for any free one).

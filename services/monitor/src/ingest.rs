@@ -249,6 +249,7 @@ impl Tail {
         }
         self.place.next = end;
         self.place.cursor = cursor;
+        tracing::debug!(source = %self.source, from = first, to = end, head = head.0, "took events in");
         self.note(Note {
             what: What::Events(events),
             count,

@@ -72,7 +72,7 @@ pub async fn run(
         log,
         folds,
         snapshots,
-    } = opened.map_err(exit_code)?;
+    } = opened.map_err(|error| exit_code(&config.data_dir, error))?;
     clock.raise_to(folds.time_us);
 
     // A recorder that fails stops the service; a service that stops leaves its caller alone.
@@ -230,7 +230,16 @@ async fn sample(
     }
 }
 
-fn exit_code(error: StoreError) -> anyhow::Error {
+fn exit_code(data_dir: &std::path::Path, error: StoreError) -> anyhow::Error {
+    let unusable = |error: std::io::Error| {
+        let place = data_dir.display();
+        let problem = anyhow::anyhow!("data_dir {place} cannot be used: {error}");
+        exit_with(exit::STORE, problem)
+    };
+    let error = match error {
+        StoreError::Io(error) | StoreError::Open(OpenError::Io(error)) => return unusable(error),
+        error => error,
+    };
     let code = match &error {
         StoreError::Open(OpenError::Locked { .. }) => exit::LOCKED,
         StoreError::Open(OpenError::NewerFormat { .. }) => exit::CONFIG,

@@ -94,6 +94,11 @@ pub async fn from_flags(mut flags: Flags) -> anyhow::Result<()> {
 pub fn open_log(config: &Config) -> anyhow::Result<Box<dyn EventLog>> {
     match eventlog::open(&config.data_dir.join("log"), config.log_options()) {
         Ok(log) => Ok(Box::new(log)),
+        Err(OpenError::Io(error)) => {
+            let place = config.data_dir.display();
+            let problem = anyhow::anyhow!("data_dir {place} cannot be used: {error}");
+            Err(exit_with(exit::STORE, problem))
+        }
         Err(error) => {
             let code = match &error {
                 OpenError::Locked { .. } => exit::LOCKED,
