@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::transport::Server;
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -33,6 +33,10 @@ const SYNCS: usize = 800;
 const ROUND_TRIPS: usize = 3_000;
 const IN_FLIGHT: usize = 50;
 const UNARY_TIME: Duration = Duration::from_secs(4);
+/// Messages that one stream carries as fast as it can.
+const MESSAGES: u64 = 400_000;
+/// How many of them may be on their way.
+const MESSAGES_AHEAD: usize = 1_024;
 
 /// Synced writes into blocks that were written before, where the suite's data goes.
 pub(crate) fn disk(report: &mut Report) -> Result<()> {
@@ -83,7 +87,7 @@ impl Drop for Peer {
     }
 }
 
-/// A raw stream's round trip, and unary calls at fifty in flight.
+/// A raw stream's round trip and message rate, and unary calls at fifty in flight.
 pub(crate) async fn calls(report: &mut Report) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port());
     let child = Command::new(std::env::current_exe()?)
@@ -99,8 +103,19 @@ pub(crate) async fn calls(report: &mut Report) -> Result<()> {
     })
     .await;
 
+    let worker = WorkerServiceClient::new(channel.clone());
+    let median = round_trip(worker.clone()).await?;
+    report.add("limit_round_trip_us", median as f64, "us");
+    let rate = message_rate(worker).await?;
+    report.add("limit_stream_messages_per_second", rate, "1/s");
+    let rate = unary_rate(&channel).await?;
+    report.add("limit_unary_per_second", rate, "1/s");
+    Ok(())
+}
+
+/// The median of messages that each wait for the answer to the one before, in microseconds.
+async fn round_trip(mut worker: WorkerServiceClient<Channel>) -> Result<u64> {
     let (say, said) = mpsc::channel(1);
-    let mut worker = WorkerServiceClient::new(channel.clone());
     let mut hear = worker
         .heartbeat(ReceiverStream::new(said))
         .await?
@@ -116,9 +131,39 @@ pub(crate) async fn calls(report: &mut Report) -> Result<()> {
         hear.message().await?.context("the stream ended")?;
         micros.push(began.elapsed().as_micros() as u64);
     }
-    let median = tests::count::percentile(&micros, 50);
-    report.add("limit_round_trip_us", median as f64, "us");
+    Ok(tests::count::percentile(&micros, 50))
+}
 
+/// Messages a second, there and back, when none waits for another.
+async fn message_rate(mut worker: WorkerServiceClient<Channel>) -> Result<f64> {
+    let (say, said) = mpsc::channel(MESSAGES_AHEAD);
+    let began = Instant::now();
+    let talking = tokio::spawn(async move {
+        for sequence in 0..MESSAGES {
+            let request = HeartbeatRequest {
+                sequence,
+                ..Default::default()
+            };
+            say.send(request).await?;
+        }
+        Ok::<_, mpsc::error::SendError<HeartbeatRequest>>(())
+    });
+    let mut hear = worker
+        .heartbeat(ReceiverStream::new(said))
+        .await?
+        .into_inner();
+    let mut count = 0_u64;
+    while hear.message().await?.is_some() {
+        count += 1;
+    }
+    let rate = count as f64 / began.elapsed().as_secs_f64();
+    talking.await??;
+    anyhow::ensure!(count == MESSAGES, "{count} of {MESSAGES} came back");
+    Ok(rate)
+}
+
+/// Unary calls a second, with fifty in flight.
+async fn unary_rate(channel: &Channel) -> Result<f64> {
     let until = Instant::now() + UNARY_TIME;
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -137,9 +182,7 @@ pub(crate) async fn calls(report: &mut Report) -> Result<()> {
     while let Some(done) = tasks.join_next().await {
         count += done??;
     }
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    report.add("limit_unary_per_second", rate, "1/s");
-    Ok(())
+    Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Answers at once, and does nothing else.
