@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test sim bench lint fmt proto baseline have-build have-python have-node have-nextest venv buf
+.PHONY: help run demo test sim chaos bench lint fmt proto baseline have-build have-python have-node have-nextest venv buf
 
 # Where cargo builds; everything that these verbs install for themselves goes there too.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -40,6 +40,15 @@ test: have-build have-python have-nextest venv ## Run every test: languages firs
 sim: have-build ## Simulate faults: SEED=… again, or fresh seeds for SIM_SECONDS=… (60).
 	SEED=$(SEED) FAULTS=$(FAULTS) STARTS=$(STARTS) STEPS=$(STEPS) SIM_SECONDS=$(SIM_SECONDS) \
 	  $(CARGO) test --locked -q -p tests --test sim -- --ignored --nocapture what_make_sim_asks_for
+
+# Rounds of `make chaos`; so many are what a release needs.
+CHAOS_ROUNDS ?= 300
+
+chaos: have-build have-nextest ## Break real processes and files; CHAOS_ROUNDS=… (300).
+	$(CARGO) build --locked --workspace --bins
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(CARGO) nextest run --locked --profile chaos --no-capture \
+	  -p tests -p eventlog \
+	  -E 'package(eventlog) & binary(/^(backup|damage|faults)$$/) | test(/^(chaos|backup)::/)'
 
 bench: have-build ## Measure the suite beside the machine's own limits; writes target/bench.json.
 	$(CARGO) build --locked --release --workspace --bins

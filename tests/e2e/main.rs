@@ -9,6 +9,7 @@ mod hosts_come_to_harm;
 mod orchestrator_killed;
 mod trimmed;
 mod backup;
+mod chaos;
 mod monitor_down_nobody_notices;
 mod cursor_resumes;
 mod health;

@@ -31,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
     let mut host = Host::builder(orchestrator)
         .machine(machine)
         .worker(recorded(record), slots)
+        .worker(recorder(record), slots)
         .worker(bulky(), slots)
         .worker(deadly(), 1);
     if !host_id.is_empty() {
@@ -52,6 +53,19 @@ fn recorded(record: &str) -> Worker {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             note(&record, &format!("end {key}"))?;
             Ok(json!({ "by": std::process::id() }))
+        }
+    })
+}
+
+/// Writes down which attempt it is, before it does it: a moment's work, so that some is always at hand.
+fn recorder(record: &str) -> Worker {
+    let record = record.to_owned();
+    Worker::new("recorder", move |context: Context| {
+        let record = record.clone();
+        async move {
+            note(&record, context.command_id())?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok(json!({ "by": context.step() }))
         }
     })
 }

@@ -8,6 +8,7 @@
 pub mod wait;
 pub mod chance;
 pub mod rounds;
+pub mod faults;
 pub mod http;
 pub mod raw;
 pub mod process;

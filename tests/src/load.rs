@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use multiagents_client::{Client, Start};
 use tokio::task::JoinSet;
@@ -19,6 +20,7 @@ struct Shared {
     stop: AtomicBool,
     next_key: AtomicU64,
     acknowledged: Mutex<BTreeMap<String, String>>,
+    last: Mutex<Option<Instant>>,
 }
 
 impl Load {
@@ -48,6 +50,11 @@ impl Load {
         self.shared.acknowledged.lock().expect("no panic").len()
     }
 
+    /// When the last start was acknowledged.
+    pub fn last_acknowledged_at(&self) -> Option<Instant> {
+        *self.shared.last.lock().expect("no panic")
+    }
+
     /// Each key with its transaction, as acknowledged so far.
     pub fn acknowledged(&self) -> BTreeMap<String, String> {
         self.shared.acknowledged.lock().expect("no panic").clone()
@@ -70,6 +77,7 @@ impl Shared {
             let start = Start::new(workflow).input(&input).expect("an object");
             match client.begin(start.key(key.clone())).await {
                 Ok(started) => {
+                    *self.last.lock().expect("no panic") = Some(Instant::now());
                     let mut acknowledged = self.acknowledged.lock().expect("no panic");
                     acknowledged.insert(key, started.transaction_id);
                     return;

@@ -93,6 +93,13 @@ impl Process {
         self
     }
 
+    /// With more environment variables.
+    #[must_use]
+    pub fn variables(mut self, more: &[(String, String)]) -> Self {
+        self.variables.extend_from_slice(more);
+        self
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &str {
         &self.address

@@ -1,7 +1,7 @@
 //! Orchestrator, worker host and monitor together, as `multiagents up` starts them, but each in the
 //! story's hand.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use multiagents_client::{Client, Monitor};
 use proto::batch::Stored;
@@ -28,6 +28,8 @@ pub struct SuiteBuilder {
     without_host: bool,
     without_monitor: bool,
     settings: Vec<(&'static str, String)>,
+    variables: Vec<(String, String)>,
+    data: Option<PathBuf>,
 }
 
 impl SuiteBuilder {
@@ -52,6 +54,20 @@ impl SuiteBuilder {
         self
     }
 
+    /// With an environment variable for the orchestrator.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the orchestrator's data somewhere else than with the rest.
+    #[must_use]
+    pub fn data(mut self, directory: &Path) -> Self {
+        self.data = Some(directory.to_owned());
+        self
+    }
+
     fn arguments(&self, service: &str) -> Vec<String> {
         let of_service = self.settings.iter().filter(|(name, _)| *name == service);
         of_service
@@ -66,11 +82,14 @@ impl SuiteBuilder {
         let address = || format!("127.0.0.1:{}", free_port());
         let (orchestrator, host, monitor) = (address(), address(), address());
         let data = |name: &str| at.join(name).display().to_string();
+        let own = at.join("orchestrator");
+        let orchestrator_data = self.data.as_ref().unwrap_or(&own).display().to_string();
         let mut suite = Suite {
             orchestrator: Process::new("multiagents-orchestrator", at, &orchestrator)
                 .arguments(["--listen", &orchestrator])
-                .arguments(["--data-dir", &data("orchestrator")])
-                .arguments(self.arguments("orchestrator")),
+                .arguments(["--data-dir", &orchestrator_data])
+                .arguments(self.arguments("orchestrator"))
+                .variables(&self.variables),
             host: Process::new("multiagents-worker-host", at, &host)
                 .arguments(["--listen", &host])
                 .arguments(["--orchestrator", &orchestrator])

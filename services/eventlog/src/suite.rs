@@ -18,6 +18,14 @@ pub use history::{Step, check_history, random_steps};
 /// Opens one and the same log, again and again.
 pub type OpenLog = Box<dyn Fn() -> Result<Box<dyn EventLog>, OpenError>>;
 
+/// How many random cases a test tries: `few`, or in proportion as many as `CHAOS_ROUNDS` asks for, of
+/// which 300 stand for `many`.
+pub fn cases(few: u32, many: u32) -> u32 {
+    let asked = std::env::var("CHAOS_ROUNDS").ok();
+    let asked = asked.and_then(|text| text.parse::<u32>().ok());
+    asked.map_or(few, |asked| (many * asked).div_ceil(300))
+}
+
 /// Checks all promises on logs that `fresh` makes, each in a new place.
 pub fn run(fresh: impl Fn(Options) -> OpenLog) {
     let small = Options {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use eventlog::suite::cases;
 use eventlog::{
     BackupReader, Batch, Bounds, Disk, EventLog, MemoryStore, OpenError, Options, Reader, Record,
     RestoreError, SegmentLog, SimulatedDisk, Sync,
@@ -197,7 +198,7 @@ fn a_backup_cut_anywhere_is_told_from_a_whole_one_and_keeps_its_whole_batches() 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(cases(400, 5_000)))]
 
     #[test]
     fn a_bit_flipped_anywhere_is_named_or_does_no_harm(

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use eventlog::suite::cases;
 use eventlog::{
     Batch, EventLog, OpenError, Options, ReadError, Record, SegmentLog, SimulatedDisk, Sync,
 };
@@ -145,7 +146,7 @@ fn an_acknowledged_batch_that_is_gone_is_told_by_head() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(cases(600, 5_000)))]
 
     #[test]
     fn a_bit_flipped_anywhere_is_named_or_does_no_harm(

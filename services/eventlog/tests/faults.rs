@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use eventlog::suite::cases;
 use eventlog::{
     AppendError, Batch, EventLog, OpenError, Options, Refused, Room, SegmentLog, SimulatedDisk,
     Sync,
@@ -300,7 +301,7 @@ fn what_a_lazy_log_lost_in_its_midst_does_not_come_back_behind_what_follows() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
+    #![proptest_config(ProptestConfig::with_cases(cases(80, 400)))]
 
     #[test]
     fn a_power_cut_takes_nothing_that_was_acknowledged(
