@@ -73,7 +73,13 @@ impl fmt::Display for Cursor {
         bytes[25..29].copy_from_slice(&self.partition.to_be_bytes());
         bytes[29..37].copy_from_slice(&self.offset.to_be_bytes());
         bytes[37] = checksum(&bytes[..37]);
-        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut text = String::with_capacity(LENGTH * 2);
+        for byte in bytes {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+            }
+        }
+        f.write_str(&text)
     }
 }
 

@@ -350,6 +350,15 @@ pub enum HostEvent {
     },
 }
 
+impl Carried {
+    /// Calls `take` with each payload, in the order in which a batch keeps them.
+    pub fn for_each_payload<'a>(&'a self, mut take: impl FnMut(&'a Payload)) {
+        take(&self.start.input);
+        let results = self.steps.iter().filter_map(|step| step.result.as_ref());
+        results.for_each(take);
+    }
+}
+
 impl Event {
     /// Calls `take` with each payload that the event brings along, in the order in which a batch
     /// keeps them.
@@ -362,14 +371,7 @@ impl Event {
             Kind::Transaction {
                 what: TransactionEvent::Carried(carried),
                 ..
-            } => {
-                take(&carried.start.input);
-                carried
-                    .steps
-                    .iter()
-                    .filter_map(|step| step.result.as_ref())
-                    .for_each(take);
-            }
+            } => carried.for_each_payload(take),
             Kind::Command {
                 what: CommandEvent::Completed { result, .. },
                 ..

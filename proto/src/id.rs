@@ -182,6 +182,25 @@ pub struct CommandId {
 }
 
 impl CommandId {
+    /// Its text, as [`fmt::Display`] writes it; commands are told apart by it on every message.
+    pub fn text(&self) -> String {
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = uuid::Uuid::from_bytes(self.transaction.0)
+            .hyphenated()
+            .encode_lower(&mut id);
+        let mut text = String::with_capacity(id.len() + self.step.as_str().len() + 18);
+        text.push_str(id);
+        text.push('/');
+        text.push_str(self.step.as_str());
+        text.push_str(if self.undo { "/undo#" } else { "/do#" });
+        if self.attempt < 10 {
+            text.push(char::from(b'0' + self.attempt as u8));
+        } else {
+            text.push_str(&self.attempt.to_string());
+        }
+        text
+    }
+
     /// The same for all attempts: what a worker passes on as its idempotency key.
     pub fn idempotency_key(&self) -> String {
         let verb = if self.undo { "undo" } else { "do" };
@@ -191,12 +210,7 @@ impl CommandId {
 
 impl fmt::Display for CommandId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.undo { "undo" } else { "do" };
-        write!(
-            f,
-            "{}/{}/{verb}#{}",
-            self.transaction, self.step, self.attempt
-        )
+        f.write_str(&self.text())
     }
 }
 

@@ -296,6 +296,7 @@ impl World {
             wait: Some(us_to_duration(5)),
             run: Some(us_to_duration(length)),
             outcome: Some(outcome),
+            began: false,
         };
         self.after(length, What::Done(at, life, Box::new(ended)));
     }

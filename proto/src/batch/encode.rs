@@ -4,14 +4,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
+use super::carried;
 use super::kinds::{record_kind, started_to_wire};
 use crate::convert;
-use crate::event::{Command, CommandEvent, Event, Kind, TransactionEvent};
+use crate::event::{Carried, Command, CommandEvent, Event, Kind, TransactionEvent};
 use crate::id::{Time, TransactionId, WorkflowName};
 use crate::payload::Payload;
+use crate::wire::event_record::Kind as Record;
 
 /// Fills one batch after the other; its buffers are used again.
 #[derive(Debug, Default)]
@@ -19,9 +22,9 @@ pub struct Encoder {
     count: u32,
     base: Time,
     names: Vec<Arc<str>>,
-    name_places: HashMap<Arc<str>, u32>,
+    name_places: HashMap<Arc<str>, u32, RandomState>,
     transactions: Vec<(TransactionId, u32)>,
-    transaction_places: HashMap<TransactionId, u32>,
+    transaction_places: HashMap<TransactionId, u32, RandomState>,
     records: Vec<u8>,
     payloads: Vec<u8>,
     record: Vec<u8>,
@@ -46,12 +49,7 @@ impl Encoder {
 
     /// Adds an event. Times must not fall within a batch; an earlier one is taken as the first's.
     pub fn push(&mut self, event: &Event) {
-        if self.count == 0 {
-            self.base = event.time;
-        }
-        self.count += 1;
-        self.record.clear();
-        varint_field(&mut self.record, 1, event.time.since_us(self.base));
+        self.begin(event.time);
         match &event.kind {
             Kind::Transaction { id, workflow, what } => {
                 let transaction = self.transaction(*id, workflow);
@@ -94,13 +92,50 @@ impl Encoder {
                 record_kind(event).encode(&mut self.record);
             }
         }
-        length_field(&mut self.records, 5, self.record.len());
-        self.records.extend_from_slice(&self.record);
+        self.end();
         event.for_each_payload(|payload| {
             if let Payload::Held(bytes) = payload {
                 self.payloads.extend_from_slice(bytes);
             }
         });
+    }
+
+    /// Adds a carried transaction as an event of it, with those payloads that have at most so many
+    /// bytes.
+    pub fn push_carried(
+        &mut self,
+        time: Time,
+        id: TransactionId,
+        workflow: &WorkflowName,
+        carried: &Carried,
+        payload_bytes_max: u64,
+    ) {
+        self.begin(time);
+        let transaction = self.transaction(id, workflow);
+        varint_field(&mut self.record, 2, transaction);
+        Record::TransactionCarried(carried::to_wire(carried)).encode(&mut self.record);
+        self.end();
+        carried.for_each_payload(|payload| {
+            if let Payload::Held(bytes) = payload
+                && payload.size() <= payload_bytes_max
+            {
+                self.payloads.extend_from_slice(bytes);
+            }
+        });
+    }
+
+    fn begin(&mut self, time: Time) {
+        if self.count == 0 {
+            self.base = time;
+        }
+        self.count += 1;
+        self.record.clear();
+        varint_field(&mut self.record, 1, time.since_us(self.base));
+    }
+
+    fn end(&mut self) {
+        length_field(&mut self.records, 5, self.record.len());
+        self.records.extend_from_slice(&self.record);
     }
 
     fn push_command(
@@ -188,6 +223,14 @@ impl Encoder {
     }
 
     fn transaction(&mut self, id: TransactionId, workflow: &WorkflowName) -> u64 {
+        // One input's events follow one another and mostly belong to one transaction.
+        if self
+            .transactions
+            .last()
+            .is_some_and(|(last, _)| *last == id)
+        {
+            return self.transactions.len() as u64;
+        }
         if let Some(place) = self.transaction_places.get(&id) {
             return u64::from(*place);
         }

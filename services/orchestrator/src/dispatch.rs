@@ -4,8 +4,9 @@
 //! and the sessions, so nothing of it is ever stored. Its length is bounded by the engine, which counts
 //! what is queued and refuses starts. (A priority would be one queue more per worker.)
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
+use foldhash::HashMap;
 use proto::id::{HostId, WorkerName};
 
 use crate::engine::CommandKey;

@@ -11,13 +11,13 @@ mod hosts;
 mod batch;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use eventlog::AppendError;
+use foldhash::HashMap;
 use proto::id::{HostId, Time, TransactionId};
 
 use crate::config::Config;

@@ -210,6 +210,10 @@ pub(crate) struct Said {
 pub(crate) struct HostResult {
     /// Which command.
     pub command: CommandId,
+    /// Its name as the host wrote it.
+    pub command_id: String,
+    /// Whether its handler began since the host's last message.
+    pub began: bool,
     /// How it ended.
     pub outcome: ResultOutcome,
     /// Why its payload was not taken, where it was not.

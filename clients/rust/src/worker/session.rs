@@ -16,8 +16,7 @@ use tonic::{Code, Streaming};
 use crate::error::Error;
 use crate::time::{from_wire, to_wire};
 use crate::wire::{
-    Announce, Command, CommandProgress, CommandResult, ConnectRequest, ConnectResponse, Stage,
-    SystemSample,
+    Announce, Command, CommandResult, ConnectRequest, ConnectResponse, SystemSample,
 };
 use crate::worker::failure::Failure;
 use crate::worker::heartbeat::Heartbeats;
@@ -72,7 +71,6 @@ pub(crate) struct Hub {
     reports: mpsc::Receiver<Report>,
     report: mpsc::Sender<Report>,
     /// What is to be sent besides results.
-    progress: Vec<CommandProgress>,
     sampled: Vec<SystemSample>,
     /// True while the orchestrator is to be told that this host is draining.
     draining_untold: bool,
@@ -113,7 +111,6 @@ impl Hub {
             table: Table::new(commands_max),
             reports,
             report,
-            progress: Vec::new(),
             sampled: Vec::new(),
             draining_untold: false,
             give_up: None,
@@ -228,7 +225,6 @@ impl Hub {
             }
         }
         self.table.send_again();
-        self.progress.clear();
         self.draining_untold = self.give_up.is_some();
         let session_id = welcome.session_id.clone();
         tracing::info!(session_id, address = %self.address, "a session is open");
@@ -311,17 +307,14 @@ impl Hub {
     }
 
     fn has_something_to_say(&self) -> bool {
-        self.draining_untold
-            || self.table.has_unsent()
-            || !self.progress.is_empty()
-            || !self.sampled.is_empty()
+        self.draining_untold || self.table.has_unsent() || !self.sampled.is_empty()
     }
 
     /// Everything that has piled up, as far as one message holds it.
     fn next_request(&mut self) -> ConnectRequest {
         ConnectRequest {
             announce: None,
-            progress: std::mem::take(&mut self.progress),
+            progress: self.table.next_progress(),
             results: self.table.next_results(RESULTS_BYTES_MAX),
             samples: std::mem::take(&mut self.sampled),
             draining: std::mem::take(&mut self.draining_untold),
@@ -390,7 +383,7 @@ impl Hub {
         };
         let at_once = permit.is_some();
         if at_once {
-            push_progress(&mut self.progress, &job.command.command_id);
+            self.table.begin(&job.command.command_id);
         }
         let (report, observer) = (self.report.clone(), self.observer.clone());
         tokio::spawn(async move {
@@ -427,12 +420,13 @@ impl Hub {
 
     fn take_report(&mut self, report: Report) {
         match report {
-            Report::Started(command_id) => push_progress(&mut self.progress, &command_id),
+            Report::Started(command_id) => self.table.begin(&command_id),
             Report::Ended(ended) => self.table.finish(CommandResult {
                 command_id: ended.command_id,
                 outcome: Some(ended.ending.into_wire()),
                 wait: Some(to_wire(ended.wait)),
                 run: Some(to_wire(ended.run)),
+                began: false,
             }),
         }
     }
@@ -455,16 +449,6 @@ impl Hub {
             address: self.address.clone(),
             cause: what.to_owned(),
         }
-    }
-}
-
-/// A command that a slot took and whose handler begins: with a slot free the two are one moment.
-fn push_progress(progress: &mut Vec<CommandProgress>, command_id: &str) {
-    for stage in [Stage::PickedUp, Stage::Processing] {
-        progress.push(CommandProgress {
-            command_id: command_id.to_owned(),
-            stage: stage.into(),
-        });
     }
 }
 

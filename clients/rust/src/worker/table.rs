@@ -1,5 +1,6 @@
 //! Which commands a host has: running, or ended and not yet acknowledged. Pure bookkeeping.
 //!
+//! That a handler began is told at once, or by its result where that leaves with the same message.
 //! A result is kept until its acknowledgement came, and sent again in each new session. A command
 //! is never taken twice while it is here.
 
@@ -7,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::wire::CommandResult;
+use crate::wire::{CommandProgress, CommandResult, Stage};
 
 /// The commands of one host.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Table {
     next_order: u64,
     /// What is to be sent in this session, by order.
     unsent: VecDeque<u64>,
+    /// Commands whose handlers began since the last message.
+    begun: Vec<String>,
     commands_max: usize,
 }
 
@@ -27,6 +30,8 @@ enum State {
     Running {
         cancelled: CancellationToken,
         revoked: bool,
+        /// Whether its handler began and nobody was told yet.
+        begun_untold: bool,
     },
     /// Ended; its result has this order.
     Held(u64),
@@ -50,6 +55,7 @@ impl Table {
             held: BTreeMap::new(),
             next_order: 0,
             unsent: VecDeque::new(),
+            begun: Vec::new(),
             commands_max,
         }
     }
@@ -65,9 +71,32 @@ impl Table {
         let state = State::Running {
             cancelled: cancelled.clone(),
             revoked: false,
+            begun_untold: false,
         };
         self.commands.insert(command_id.to_owned(), state);
         Admission::New
+    }
+
+    /// A slot took a command and its handler begins: with a slot free the two are one moment.
+    pub fn begin(&mut self, command_id: &str) {
+        if let Some(State::Running { begun_untold, .. }) = self.commands.get_mut(command_id) {
+            *begun_untold = true;
+            self.begun.push(command_id.to_owned());
+        }
+    }
+
+    /// What began and has not ended since: to be told now.
+    pub fn next_progress(&mut self) -> Vec<CommandProgress> {
+        let mut progress = Vec::new();
+        for command_id in std::mem::take(&mut self.begun) {
+            if let Some(State::Running { begun_untold, .. }) = self.commands.get_mut(&command_id)
+                && std::mem::take(begun_untold)
+            {
+                let stage = Stage::Processing.into();
+                progress.push(CommandProgress { command_id, stage });
+            }
+        }
+        progress
     }
 
     /// Tells a running command to stop.
@@ -81,7 +110,9 @@ impl Table {
     /// result that was held may have counted before, its acknowledgement lost.
     pub fn revoke(&mut self, command_id: &str) -> bool {
         match self.commands.get_mut(command_id) {
-            Some(State::Running { cancelled, revoked }) => {
+            Some(State::Running {
+                cancelled, revoked, ..
+            }) => {
                 *revoked = true;
                 cancelled.cancel();
                 true
@@ -95,18 +126,25 @@ impl Table {
     }
 
     /// Keeps the result of a running command, to be sent; a revoked one's is dropped.
-    pub fn finish(&mut self, result: CommandResult) {
+    pub fn finish(&mut self, mut result: CommandResult) {
         match self.commands.get_mut(&result.command_id) {
             Some(State::Running { revoked: true, .. }) => {
                 self.commands.remove(&result.command_id);
             }
-            Some(state @ State::Running { .. }) => {
+            Some(state) if matches!(state, State::Running { .. }) => {
+                result.began = matches!(
+                    state,
+                    State::Running {
+                        begun_untold: true,
+                        ..
+                    }
+                );
                 *state = State::Held(self.next_order);
                 self.unsent.push_back(self.next_order);
                 self.held.insert(self.next_order, result);
                 self.next_order += 1;
             }
-            Some(State::Held(_)) | None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -154,7 +192,7 @@ impl Table {
     }
 
     pub fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || !self.begun.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -247,6 +285,32 @@ mod tests {
         table.finish(result("b"));
         assert_eq!(ids(&table.next_results(1)), ["a"]);
         assert_eq!(ids(&table.next_results(1)), ["b"]);
+    }
+
+    #[test]
+    fn a_beginning_is_told_alone_or_by_its_result_and_never_twice() {
+        let token = CancellationToken::new();
+        let mut table = Table::new(8);
+        for id in ["quick", "slow", "waiting"] {
+            table.admit(id, &token);
+        }
+        table.begin("quick");
+        table.begin("slow");
+        table.finish(result("quick"));
+        table.finish(result("waiting"));
+        let told = table.next_progress();
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            (&*told[0].command_id, told[0].stage()),
+            ("slow", Stage::Processing)
+        );
+        table.finish(result("slow"));
+        assert!(table.next_progress().is_empty());
+        let began: Vec<_> = (table.next_results(1_000).iter())
+            .map(|result| (result.command_id.clone(), result.began))
+            .collect();
+        let expected = [("quick", true), ("waiting", false), ("slow", false)];
+        assert_eq!(began, expected.map(|(id, began)| (id.to_owned(), began)));
     }
 
     proptest! {

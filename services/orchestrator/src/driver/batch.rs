@@ -1,12 +1,12 @@
 //! One batch from its last decision to the outside: matches, views, the append, and the one message
 //! that lets everything out; or, where the log refused it, everything forgotten.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use eventlog::{AppendError, Offset, Refused};
+use foldhash::{HashMap, HashSet};
 use proto::convert::us_to_duration;
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId, Time, TransactionId};
@@ -111,7 +111,7 @@ impl HostMessages {
         let undo_bytes = outgoing.undo.as_ref().map_or(0, |undo| undo.result.len());
         self.grow(bytes + undo_bytes + 128);
         self.filling.commands.push(wire::Command {
-            command_id: outgoing.id.to_string(),
+            command_id: outgoing.id.text(),
             worker: outgoing.worker.to_string(),
             context_json: outgoing.context,
             timeout: Some(us_to_duration(outgoing.timeout_us)),

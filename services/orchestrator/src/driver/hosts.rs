@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proto::convert::us_to_duration;
 use proto::error::{Problem, Reason, word};
 use proto::id::{CommandId, HostId};
+use proto::lifecycle::Stage;
 use proto::wire;
 
 use super::{Driver, micros};
@@ -174,11 +175,21 @@ impl Driver {
     fn result(&mut self, host: &HostId, session: Session, result: HostResult) {
         let HostResult {
             command,
+            command_id,
+            began,
             outcome,
             problem,
             wait_us,
             run_us,
         } = result;
+        if began {
+            // What only watches is not worth a word.
+            let _ = self.decide(engine::Input::Progress {
+                host: host.clone(),
+                command: command.clone(),
+                stage: Stage::Processing,
+            });
+        }
         let decided = self.decide(engine::Input::Result {
             host: host.clone(),
             command: command.clone(),
@@ -196,7 +207,7 @@ impl Driver {
             (Ok(_), None) => (Reason::Unspecified, String::new()),
             (Err(problem), _) => (problem.reason, problem.message),
         };
-        self.acknowledge(host, session, command.to_string(), reason, message);
+        self.acknowledge(host, session, command_id, reason, message);
     }
 
     /// A command that its host reported takes no slot any more, whatever becomes of the report.

@@ -1,6 +1,7 @@
 //! Commands: their stages and deadlines, and what an outcome leads to.
 
 use std::num::NonZeroI64;
+use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
@@ -13,15 +14,22 @@ use super::effect::{Effect, Outgoing, OutgoingUndo};
 use super::step::chance;
 use super::{CommandKey, Reply, State, Turn};
 
-/// One attempt at a step or at its undo. Instants are in microseconds; 0 stands for none, on disk as
-/// here.
+/// One attempt at a step or at its undo, and its [`Course`]. A million that only wait are a usual
+/// sight, so what they don't have takes no room.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) attempt: u32,
     pub(super) undo: bool,
     pub(super) stage: Stage,
-    pub(super) host: Option<HostId>,
     pub(super) queued: Time,
+    course: Option<Box<Course>>,
+}
+
+/// What has become of an attempt since it was queued. Instants are in microseconds; 0 stands for none,
+/// on disk as here.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) host: Option<HostId>,
     pub(super) not_before: Option<NonZeroI64>,
     pub(super) dispatched: Option<NonZeroI64>,
     pub(super) picked_up: Option<NonZeroI64>,
@@ -31,7 +39,51 @@ pub(super) struct Attempt {
     pub(super) failure: Option<Box<Failure>>,
 }
 
+static NO_COURSE: Course = Course::new();
+
+impl Course {
+    const fn new() -> Self {
+        Self {
+            host: None,
+            not_before: None,
+            dispatched: None,
+            picked_up: None,
+            processing: None,
+            ended: None,
+            timing: Timing {
+                wait_us: 0,
+                run_us: 0,
+            },
+            failure: None,
+        }
+    }
+}
+
+impl Deref for Attempt {
+    type Target = Course;
+
+    fn deref(&self) -> &Course {
+        self.course.as_deref().unwrap_or(&NO_COURSE)
+    }
+}
+
+impl DerefMut for Attempt {
+    fn deref_mut(&mut self) -> &mut Course {
+        self.course.get_or_insert_with(|| Box::new(Course::new()))
+    }
+}
+
 impl Attempt {
+    pub(super) fn new(attempt: u32, undo: bool, queued: Time) -> Self {
+        Self {
+            attempt,
+            undo,
+            stage: Stage::Queued,
+            queued,
+            course: None,
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         !is_outcome(self.stage)
     }
@@ -158,19 +210,27 @@ impl Turn<'_> {
         if !self.state.limits.observing_events {
             return;
         }
+        let Some((slot, key)) = self.state.out_at(host, command) else {
+            return;
+        };
+        let known = self.state.attempt(slot, &key);
+        let Some(before) = known.map(|attempt| attempt.stage) else {
+            return;
+        };
+        if !may_follow(before, stage) {
+            return;
+        }
         let what = match stage {
             Stage::PickedUp => CommandEvent::PickedUp,
             Stage::Processing => CommandEvent::Processing,
             _ => return,
         };
-        let Some((slot, key)) = self.state.out_at(host, command) else {
-            return;
-        };
-        let known = self.state.attempt(slot, &key);
-        if known.is_some_and(|attempt| may_follow(attempt.stage, stage)) {
-            self.emit_command(slot, key, Some(host.clone()), what);
-            self.touch(slot);
+        if (before, stage) == (Stage::Dispatched, Stage::Processing) {
+            // A handler that began had been picked up.
+            self.emit_command(slot, key, Some(host.clone()), CommandEvent::PickedUp);
         }
+        self.emit_command(slot, key, Some(host.clone()), what);
+        self.touch(slot);
     }
 
     /// Commands that a host no longer has; those that it doesn't have by the engine's knowledge are

@@ -167,7 +167,12 @@ impl State {
         if let CommandEvent::Queued { delay_us } = what {
             return self.evolve_queued(slot, time, step, command, *delay_us);
         }
-        let timer = self.timer(slot, step);
+        // What only watches moves no timer.
+        let watches = matches!(what, CommandEvent::PickedUp | CommandEvent::Processing);
+        let timer = match watches {
+            true => None,
+            false => self.timer(slot, step),
+        };
         let transaction = &mut self.transactions[slot];
         let attempt = (transaction.step_mut(step))
             .and_then(|record| record.attempt_mut(command.attempt, command.undo))
@@ -227,22 +232,11 @@ impl State {
         if command.undo {
             record.state = StepState::Compensating;
         }
-        record.attempts.push(Attempt {
-            attempt: command.attempt,
-            undo: command.undo,
-            stage: Stage::Queued,
-            host: None,
-            queued: time,
-            not_before: (delay_us > 0)
-                .then(|| NonZeroI64::new(time.after_us(delay_us).0))
-                .flatten(),
-            dispatched: None,
-            picked_up: None,
-            processing: None,
-            ended: None,
-            timing: proto::event::Timing::default(),
-            failure: None,
-        });
+        let mut attempt = Attempt::new(command.attempt, command.undo, time);
+        if delay_us > 0 {
+            attempt.not_before = NonZeroI64::new(time.after_us(delay_us).0);
+        }
+        record.attempts.push(attempt);
         record.trim(command.undo, kept);
         self.joined_queue(&command.worker);
         if delay_us > 0 {
@@ -259,10 +253,6 @@ impl Transaction {
         let defined = &definition.workflow.steps[step as usize];
         let Some(record) = self.step_mut(step) else {
             return;
-        };
-        let (failures, losses) = match undo {
-            true => (&mut record.undo_failures, &mut record.undo_losses),
-            false => (&mut record.failures, &mut record.losses),
         };
         // The failure of the attempt, and whether it is the step's for good.
         let (failure, last): (Option<Failure>, bool) = match what {
@@ -284,15 +274,15 @@ impl Transaction {
             CommandEvent::Failed {
                 failure, retried, ..
             } => {
-                *failures += 1;
+                record.count_failure(undo);
                 (Some(failure.clone()), !retried)
             }
             CommandEvent::TimedOut { retried, .. } => {
-                *failures += 1;
+                record.count_failure(undo);
                 (Some(timeout_failure(timeout_us(defined, undo))), !retried)
             }
             CommandEvent::Lost { failure, .. } => {
-                *losses += 1;
+                record.count_loss(undo);
                 (failure.clone(), failure.is_some())
             }
             CommandEvent::Queued { .. }

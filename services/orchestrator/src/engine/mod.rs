@@ -20,6 +20,7 @@ mod catalogue;
 mod command;
 mod effect;
 mod evolve;
+mod index;
 mod result;
 mod snapshot;
 mod state;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proto::event::{Carried, CarriedCommand, CarriedStep};
 use proto::id::{StepName, Time};
-use proto::lifecycle::{StepState, TransactionState, is_end};
+use proto::lifecycle::{Stage, StepState, TransactionState, is_end};
 use proto::workflow::{OnFailure, Workflow};
 
 use super::Offset;
@@ -153,17 +153,22 @@ impl StepRecord {
     }
 
     fn restored(place: u32, step: CarriedStep) -> Self {
-        Self {
-            step: place,
-            state: step.state,
-            failures: step.failures,
-            losses: step.losses,
-            undo_failures: step.undo_failures,
-            undo_losses: step.undo_losses,
-            completed_offset: step.completed_offset,
-            result: step.result,
-            attempts: step.commands.into_iter().map(Attempt::restored).collect(),
+        let mut record = Self::new(place);
+        record.state = step.state;
+        record.attempts = step.commands.into_iter().map(Attempt::restored).collect();
+        let told = step.result.is_some()
+            || step.completed_offset != 0
+            || (step.failures | step.losses | step.undo_failures | step.undo_losses) != 0;
+        if told {
+            let tally = &mut *record;
+            tally.failures = step.failures;
+            tally.losses = step.losses;
+            tally.undo_failures = step.undo_failures;
+            tally.undo_losses = step.undo_losses;
+            tally.completed_offset = step.completed_offset;
+            tally.result = step.result;
         }
+        record
     }
 }
 
@@ -186,19 +191,20 @@ impl Attempt {
     }
 
     fn restored(command: CarriedCommand) -> Self {
-        Self {
-            attempt: command.attempt,
-            undo: command.undo,
-            stage: command.stage,
-            host: command.host,
-            queued: command.queued,
-            not_before: command.not_before.and_then(micros_of),
-            dispatched: command.dispatched.and_then(micros_of),
-            picked_up: command.picked_up.and_then(micros_of),
-            processing: command.processing.and_then(micros_of),
-            ended: command.ended.and_then(micros_of),
-            timing: command.timing,
-            failure: command.failure.map(Box::new),
+        let mut attempt = Self::new(command.attempt, command.undo, command.queued);
+        attempt.stage = command.stage;
+        if command.stage == Stage::Queued && command.not_before.is_none() {
+            return attempt;
         }
+        let course = &mut *attempt;
+        course.host = command.host;
+        course.not_before = command.not_before.and_then(micros_of);
+        course.dispatched = command.dispatched.and_then(micros_of);
+        course.picked_up = command.picked_up.and_then(micros_of);
+        course.processing = command.processing.and_then(micros_of);
+        course.ended = command.ended.and_then(micros_of);
+        course.timing = command.timing;
+        course.failure = command.failure.map(Box::new);
+        attempt
     }
 }

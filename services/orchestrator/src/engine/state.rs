@@ -3,11 +3,11 @@
 //! Hash maps here are only looked into; whatever is listed is sorted first, so that no order of theirs
 //! reaches an event.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use slab::Slab;
 
 use proto::error::Problem;
@@ -17,6 +17,7 @@ use proto::workflow::{Step, Workflow};
 
 use super::catalogue::Catalogue;
 use super::command::{Attempt, time_of};
+use super::index::Index;
 use super::snapshot::Snapshot;
 use super::timer::{Timer, Timers};
 use super::transaction::Transaction;
@@ -29,7 +30,7 @@ pub struct State {
     pub(super) catalogue: Catalogue,
     pub(super) transactions: Slab<Transaction>,
     /// Where a transaction stands in the slab.
-    pub(super) index: HashMap<TransactionId, u32, BuildHasherDefault<IdHasher>>,
+    pub(super) index: Index,
     /// The idempotency keys of transactions in memory.
     keys: BTreeMap<WorkflowName, HashMap<Box<str>, TransactionId>>,
     pub(super) timers: Timers,
@@ -40,25 +41,6 @@ pub struct State {
     pub(super) hosts: BTreeSet<HostId>,
     /// When the orchestrator last opened its log.
     opened: Option<Time>,
-}
-
-/// Ids are drawn by the orchestrator, so their bits need mixing but no secret.
-#[derive(Debug, Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let word = chunk
-                .iter()
-                .fold(0, |word, &byte| word << 8 | u64::from(byte));
-            self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
-    }
 }
 
 /// How long an attempt at a step, or at its undo, may take.
@@ -76,10 +58,10 @@ impl State {
             limits,
             catalogue: Catalogue::default(),
             transactions: Slab::new(),
-            index: HashMap::default(),
+            index: Index::default(),
             keys: BTreeMap::new(),
             timers: Timers::default(),
-            queued: HashMap::new(),
+            queued: HashMap::default(),
             queued_count: 0,
             hosts: BTreeSet::new(),
             opened: None,
@@ -315,7 +297,7 @@ impl State {
 
     /// Where a transaction stands in the slab.
     pub(super) fn slot(&self, id: &TransactionId) -> Option<usize> {
-        self.index.get(id).map(|&slot| slot as usize)
+        self.index.find(&self.transactions, id)
     }
 
     pub(super) fn insert(&mut self, transaction: Transaction) -> usize {
@@ -325,15 +307,15 @@ impl State {
             keys.insert(key.into(), id);
         }
         let slot = self.transactions.insert(transaction);
-        self.index.insert(id, super::catalogue::place(slot));
+        self.index.insert(&self.transactions, slot);
         slot
     }
 
     fn take_out(&mut self, id: &TransactionId) {
-        let Some(slot) = self.index.remove(id) else {
+        let Some(slot) = self.index.remove(&self.transactions, id) else {
             return;
         };
-        let transaction = self.transactions.remove(slot as usize);
+        let transaction = self.transactions.remove(slot);
         if let Some(key) = transaction.idempotency_key()
             && let Some(keys) = self.keys.get_mut(transaction.workflow())
         {

@@ -1,6 +1,9 @@
 //! Steps: which one may begin, what its context is, when it is tried again, and what its end means.
 
+use std::ops::{Deref, DerefMut};
+
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use proto::event::{CommandEvent, Failure};
 use proto::lifecycle::StepState;
@@ -12,12 +15,20 @@ use super::effect::Effect;
 use super::transaction::Transaction;
 use super::{CommandKey, Offset, Turn};
 
-/// A step that is no longer pending.
+/// A step that is no longer pending, and its [`Tally`].
 #[derive(Debug)]
 pub(super) struct StepRecord {
     /// Its place in the definition.
     pub(super) step: u32,
     pub(super) state: StepState,
+    /// Oldest first; those at the undo follow those at the step.
+    pub(super) attempts: SmallVec<[Attempt; 1]>,
+    tally: Option<Box<Tally>>,
+}
+
+/// What the outcomes of a step's attempts came to.
+#[derive(Debug)]
+pub(super) struct Tally {
     pub(super) failures: u32,
     pub(super) losses: u32,
     pub(super) undo_failures: u32,
@@ -26,8 +37,35 @@ pub(super) struct StepRecord {
     /// may have had its effect. 0: nothing to undo.
     pub(super) completed_offset: Offset,
     pub(super) result: Option<Payload>,
-    /// Oldest first; those at the undo follow those at the step.
-    pub(super) attempts: Vec<Attempt>,
+}
+
+static NO_TALLY: Tally = Tally::new();
+
+impl Tally {
+    const fn new() -> Self {
+        Self {
+            failures: 0,
+            losses: 0,
+            undo_failures: 0,
+            undo_losses: 0,
+            completed_offset: 0,
+            result: None,
+        }
+    }
+}
+
+impl Deref for StepRecord {
+    type Target = Tally;
+
+    fn deref(&self) -> &Tally {
+        self.tally.as_deref().unwrap_or(&NO_TALLY)
+    }
+}
+
+impl DerefMut for StepRecord {
+    fn deref_mut(&mut self) -> &mut Tally {
+        self.tally.get_or_insert_with(|| Box::new(Tally::new()))
+    }
 }
 
 impl StepRecord {
@@ -35,13 +73,8 @@ impl StepRecord {
         Self {
             step,
             state: StepState::Running,
-            failures: 0,
-            losses: 0,
-            undo_failures: 0,
-            undo_losses: 0,
-            completed_offset: 0,
-            result: None,
-            attempts: Vec::with_capacity(1),
+            attempts: SmallVec::new(),
+            tally: None,
         }
     }
 
@@ -58,6 +91,22 @@ impl StepRecord {
     pub(super) fn attempt_mut(&mut self, attempt: u32, undo: bool) -> Option<&mut Attempt> {
         let wanted = |known: &&mut Attempt| known.attempt == attempt && known.undo == undo;
         self.attempts.iter_mut().rfind(wanted)
+    }
+
+    /// An attempt failed or timed out.
+    pub(super) fn count_failure(&mut self, undo: bool) {
+        match undo {
+            true => self.undo_failures += 1,
+            false => self.failures += 1,
+        }
+    }
+
+    /// An attempt was lost with its host.
+    pub(super) fn count_loss(&mut self, undo: bool) {
+        match undo {
+            true => self.undo_losses += 1,
+            false => self.losses += 1,
+        }
     }
 
     /// The number that the next attempt gets.

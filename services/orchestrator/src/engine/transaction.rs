@@ -191,7 +191,7 @@ impl Turn<'_> {
             }
         }
         self.admit(&definition)?;
-        if self.state.index.contains_key(&id) {
+        if self.state.slot(&id).is_some() {
             return Err(Problem::new(
                 Reason::Internal,
                 format!("transaction {id} is there already; draw another id"),

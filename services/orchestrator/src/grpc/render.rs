@@ -136,7 +136,7 @@ fn command_status(
     let at = |time: Option<Time>| time.map(to_timestamp);
     let ended = command.ended.is_some();
     wire::CommandStatus {
-        command_id: id.to_string(),
+        command_id: id.text(),
         attempt: command.attempt,
         stage: command.stage.into(),
         host_id: command

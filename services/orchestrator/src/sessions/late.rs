@@ -49,7 +49,7 @@ impl Desk {
                 .await
             {
                 counted.push(wire::ResultAcknowledgement {
-                    command_id: result.command.to_string(),
+                    command_id: result.command_id,
                     ..Default::default()
                 });
             } else {

@@ -362,6 +362,8 @@ impl Connection {
         };
         HostResult {
             command,
+            command_id: result.command_id,
+            began: result.began,
             outcome,
             problem,
             wait_us: measured_us(result.wait.as_ref()),

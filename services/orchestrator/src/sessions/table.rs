@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId, Time, WorkerName};
 use proto::lifecycle::Stage;
@@ -85,8 +86,9 @@ struct Host {
     session: Option<Session>,
     expires: Time,
     draining: bool,
-    /// What it was given and has not answered, with the worker whose slot that takes.
-    held: BTreeMap<CommandId, WorkerName>,
+    /// What it was given and has not answered, with the worker whose slot that takes. Looked into by
+    /// name; sorted where it is listed.
+    held: HashMap<CommandId, WorkerName>,
     /// Where it came up; none where only the log knows it.
     place: Option<Arc<Place>>,
     began: Time,
@@ -330,7 +332,8 @@ impl Table {
             }
             if let Some(known) = self.forget(&host) {
                 let life = known.life(now);
-                let commands: Vec<_> = known.held.into_keys().collect();
+                let mut commands: Vec<_> = known.held.into_keys().collect();
+                commands.sort_unstable();
                 if let Some(life) = life {
                     self.quarantine.lost(&life, &commands, now);
                 }
@@ -372,7 +375,7 @@ impl Table {
 /// What of a host's commands it still has.
 #[derive(Default)]
 struct Matched {
-    still: BTreeMap<CommandId, WorkerName>,
+    still: HashMap<CommandId, WorkerName>,
     kept: Vec<CommandId>,
     revoked: Vec<CommandId>,
     lost: Vec<CommandId>,
@@ -380,7 +383,7 @@ struct Matched {
 
 /// Compares what a host was given with what it says it has.
 fn match_held(
-    mut given: BTreeMap<CommandId, WorkerName>,
+    mut given: HashMap<CommandId, WorkerName>,
     held: &[CommandId],
     stage: &impl Fn(&CommandId) -> Option<Stage>,
 ) -> Matched {
@@ -401,9 +404,9 @@ fn match_held(
             }
         }
     }
-    matched
-        .lost
-        .extend(given.into_keys().filter(|command| holds(command)));
+    let mut left: Vec<_> = given.into_keys().filter(holds).collect();
+    left.sort_unstable();
+    matched.lost.extend(left);
     matched
 }
 

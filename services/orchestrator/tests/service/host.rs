@@ -195,6 +195,7 @@ impl FakeHost {
                 wait: Some(millis(1)),
                 run: Some(millis(2)),
                 outcome: Some(outcome),
+                began: false,
             }],
             ..Default::default()
         })

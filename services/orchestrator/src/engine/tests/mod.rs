@@ -168,3 +168,14 @@ fn line(event: &Event) -> String {
         Kind::SystemSampled { .. } => "sampled".to_owned(),
     }
 }
+
+#[test]
+fn a_transaction_that_waits_takes_little_memory() {
+    // Itself, its one step, its place in the index (a slot of a table that is half empty at worst) and
+    // its place in the queue.
+    let each = size_of::<transaction::Transaction>()
+        + size_of::<step::StepRecord>()
+        + 2 * (size_of::<u32>() + 1)
+        + size_of::<CommandKey>();
+    assert!(each <= 240, "{each} bytes");
+}

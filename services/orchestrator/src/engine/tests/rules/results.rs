@@ -163,7 +163,7 @@ fn wait_and_run_add_the_engines_instants_to_what_the_host_measured() {
         (3_001_000, 20_000)
     );
     scene.play(
-        "+2\n b@h > b dispatched\n +4\n b runs > b processing\n +296 > b timed out, FAILED Timeout",
+        "+2\n b@h > b dispatched\n +4\n b runs > b picked up, b processing\n +296 > b timed out, FAILED Timeout",
     );
     assert_eq!(
         (timing(&scene, 1).wait_us, timing(&scene, 1).run_us),
@@ -195,7 +195,7 @@ fn stages_never_go_back() {
         a picked from h
         a@h      > a dispatched
         a picked from g
-        a runs   > a processing
+        a runs   > a picked up, a processing
         a picked
         a runs
         ",
