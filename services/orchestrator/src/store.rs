@@ -125,8 +125,31 @@ impl Place {
     fn try_open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
         let connection = self.connect(false)?;
         let bounds = reader.bounds();
-        let loaded = schema::load(&connection, &bounds, reader, &self.keys)?;
+        let loaded = schema::load(&connection, &bounds, reader)?;
         Ok((connection, loaded))
+    }
+
+    /// Reads which keys state.db has, behind the start: there may be millions of them. Until then every
+    /// key is looked up.
+    pub(crate) fn learn_keys(&self, pace: Pace) {
+        let place = self.clone();
+        let learn = move || {
+            let learned = place
+                .connect(true)
+                .and_then(|connection| schema::keys(&connection, &place.keys));
+            if let Err(error) = learned {
+                tracing::warn!(%error, "the keys of state.db can't be read; each is looked up");
+            }
+        };
+        match pace {
+            Pace::Stepped => learn(),
+            Pace::Thread => {
+                let thread = std::thread::Builder::new().name("keys".to_owned());
+                if let Err(error) = thread.spawn(learn) {
+                    tracing::warn!(%error, "no thread reads the keys; each is looked up");
+                }
+            }
+        }
     }
 
     /// A connection with the settings that every user of the file has.

@@ -1,15 +1,15 @@
 //! From what is stored to a driver that can go on: state.db's rows, the log's tail over them, and
 //! then what hosts and clients need. Replay lets out no effect.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use eventlog::{EventLog, Offset, Reader};
+use foldhash::{HashMap, HashSet};
 use proto::batch::decode;
 use proto::event::Kind;
-use proto::id::Time;
+use proto::id::{Time, TransactionId};
 
 use super::batch::Pending;
 use super::upkeep::{Folded, Upkeep};
@@ -46,6 +46,7 @@ impl Driver {
             // Set once: a driver is opened once.
             let _ = shared.lookup.set(lookup);
         }
+        place.learn_keys(shared.pace);
         shared.clock.raise_to(fold.last_time.0);
         let now = Time(shared.clock.now_micros());
         let mut driver = Self {
@@ -56,8 +57,8 @@ impl Driver {
             upkeep: Upkeep::new(fold.applied, fold.folded, journal.bounds().oldest),
             journal,
             inputs,
-            lines: HashMap::new(),
-            watchers: HashMap::new(),
+            lines: HashMap::default(),
+            watchers: HashMap::default(),
             pending: Pending::default(),
             decided: Decided::default(),
             now,
@@ -172,6 +173,7 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
         applied,
         folded: Folded::default(),
         since_write: 0,
+        leaving: None,
         catalogue,
     };
     let bounds = log.bounds();
@@ -183,6 +185,7 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
         replay.find_definitions(log, bounds.next)?;
     }
     replay.run(log, bounds.next)?;
+    replay.written()?;
     Ok(Fold {
         last_time: last_time(log)?,
         state: replay.state,
@@ -237,6 +240,8 @@ struct Replay<'a> {
     applied: Offset,
     folded: Folded,
     since_write: u64,
+    /// Ended transactions that are being written; they leave memory once that is done.
+    leaving: Option<Vec<TransactionId>>,
     catalogue: &'a Catalogue,
 }
 
@@ -298,6 +303,7 @@ impl Replay<'_> {
 
     /// Writes what changed so far, so that a long replay doesn't hold everything that ever ended.
     fn write(&mut self, durable: Offset) -> Result<(), Fatal> {
+        self.written()?;
         self.since_write = 0;
         let changed: HashSet<_> = std::mem::take(&mut self.folded.changed);
         let rows: Vec<_> = changed
@@ -315,12 +321,21 @@ impl Replay<'_> {
             workflows: std::mem::take(&mut self.folded.workflows),
             forget_before: None,
         });
+        self.leaving = Some(ended);
+        Ok(())
+    }
+
+    /// Waits for what is being written, if anything is.
+    fn written(&mut self) -> Result<(), Fatal> {
+        let Some(leaving) = self.leaving.take() else {
+            return Ok(());
+        };
         match self.store.wait() {
             Some(Stored::Applied(applied)) => self.applied = applied,
             Some(Stored::Damaged(why)) => return Err(Fatal::StoreDamaged(why)),
             None => return Err(Fatal::StoreDamaged("its thread has ended".to_owned())),
         }
-        for id in ended {
+        for id in leaving {
             self.state.remove(&id);
         }
         Ok(())

@@ -2,11 +2,12 @@
 //!
 //! Nothing here makes the loop wait, but for the one bound on what state.db may be behind.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use eventlog::Offset;
+use foldhash::{HashMap, HashSet};
 use proto::error::{Problem, Reason};
 use proto::event::{Event, Kind};
 use proto::id::{Time, TransactionId, WorkflowName};
@@ -114,6 +115,12 @@ impl Upkeep {
         for (until, _) in &mut self.checkpoints {
             until.get_or_insert(end);
         }
+    }
+
+    /// Rows that are held for state.db: those being written, those that will be, and those that are
+    /// made of what changed.
+    fn waiting(&self) -> usize {
+        self.rows.len() + self.leaving.len() + self.changed.len()
     }
 
     pub(super) fn noticed(&mut self, answer: Option<Stored>) {
@@ -270,7 +277,7 @@ impl Driver {
 
     /// Hands over what changed, if it is time; the batch before is durable.
     pub(super) fn hand_over(&mut self) -> Result<(), Fatal> {
-        let waiting = self.upkeep.rows.len() + self.upkeep.leaving.len();
+        let waiting = self.upkeep.waiting();
         if self.upkeep.under_way && waiting > self.shared.config.store.unwritten_max {
             // The one wait of this loop: memory must not take what the disk doesn't.
             let answer = self.store.wait();

@@ -1,10 +1,11 @@
 //! Which idempotency keys state.db may have: a filter in memory, so that a new key needs no look-up.
 //!
 //! It may say yes for a key that was never there, never no for one that is. Keys that were trimmed
-//! stay in it until the next start: they cost a look-up, nothing else.
+//! stay in it until the next start: they cost a look-up, nothing else. It learns the keys of earlier
+//! lives behind the start, and says yes to everything until it knows them all.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use proto::id::WorkflowName;
@@ -18,7 +19,14 @@ const PROBES: u64 = 4;
 
 /// The filter; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys(Arc<RwLock<Vec<Part>>>);
+pub(crate) struct Keys(Arc<Filter>);
+
+#[derive(Debug)]
+struct Filter {
+    parts: RwLock<Vec<Part>>,
+    /// Whether every key of state.db is in it.
+    complete: AtomicBool,
+}
 
 /// One Bloom filter.
 #[derive(Debug)]
@@ -30,7 +38,10 @@ struct Part {
 
 impl Default for Keys {
     fn default() -> Self {
-        Self(Arc::new(RwLock::new(vec![Part::new(FIRST_KEYS)])))
+        Self(Arc::new(Filter {
+            parts: RwLock::new(vec![Part::new(FIRST_KEYS)]),
+            complete: AtomicBool::new(false),
+        }))
     }
 }
 
@@ -39,7 +50,7 @@ impl Keys {
     pub(crate) fn insert(&self, workflow: &WorkflowName, key: &str) {
         let hash = hash(workflow, key);
         {
-            let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let parts = self.0.parts.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(part) = parts.last()
                 && part.keys.fetch_add(1, Ordering::Relaxed) < part.keys_max
             {
@@ -47,7 +58,7 @@ impl Keys {
                 return;
             }
         }
-        let mut parts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.0.parts.write().unwrap_or_else(PoisonError::into_inner);
         let larger = parts.last().map_or(FIRST_KEYS, |part| part.keys_max * 2);
         let part = Part::new(larger);
         part.keys.fetch_add(1, Ordering::Relaxed);
@@ -55,10 +66,18 @@ impl Keys {
         parts.push(part);
     }
 
+    /// Every key that state.db had at the start is in it.
+    pub(crate) fn completed(&self) {
+        self.0.complete.store(true, Ordering::Release);
+    }
+
     /// Whether the key may be there.
     pub(crate) fn may_have(&self, workflow: &WorkflowName, key: &str) -> bool {
+        if !self.0.complete.load(Ordering::Acquire) {
+            return true;
+        }
         let hash = hash(workflow, key);
-        let parts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.0.parts.read().unwrap_or_else(PoisonError::into_inner);
         parts.iter().any(|part| part.may_have(hash))
     }
 }
@@ -113,6 +132,12 @@ mod tests {
         let keys = Keys::default();
         let workflow = WorkflowName::parse("orders").unwrap();
         let other = WorkflowName::parse("others").unwrap();
+        assert!(
+            keys.may_have(&workflow, "key-0"),
+            "not all keys are known yet"
+        );
+        keys.completed();
+        assert!(!keys.may_have(&workflow, "key-0"));
         let count = 200_000;
         for number in 0..count {
             keys.insert(&workflow, &format!("key-{number}"));

@@ -62,20 +62,9 @@ pub(super) struct RowEncoder(Encoder);
 
 impl RowEncoder {
     pub(super) fn encode(&mut self, row: &Row, inline_max: u64) -> Encoded {
-        let mut carried = row.carried.clone();
-        for_each_payload_mut(&mut carried, |payload| {
-            if payload.size() > inline_max {
-                *payload = Payload::Absent(payload.size());
-            }
-        });
-        self.0.push(&Event {
-            time: row.update_time,
-            kind: Kind::Transaction {
-                id: row.id,
-                workflow: row.workflow.clone(),
-                what: TransactionEvent::Carried(Box::new(carried)),
-            },
-        });
+        let (time, carried) = (row.update_time, &row.carried);
+        self.0
+            .push_carried(time, row.id, &row.workflow, carried, inline_max);
         let (snapshot, payloads) = self.0.finish(row.first_offset);
         let encoded = Encoded {
             snapshot: snapshot.to_vec(),

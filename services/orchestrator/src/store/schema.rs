@@ -75,7 +75,6 @@ pub(super) fn load(
     connection: &Connection,
     bounds: &Bounds,
     reader: &Reader,
-    known: &Keys,
 ) -> Result<Loaded, StoreError> {
     let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if format == 0 {
@@ -114,7 +113,6 @@ pub(super) fn load(
     }
     let applied = offset_from_sql(applied)?;
     super::check_offset(applied, bounds)?;
-    keys(connection, known)?;
     Ok(Loaded {
         applied,
         workflows: workflows(connection)?,
@@ -137,7 +135,7 @@ fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
 }
 
 /// Fills the filter; the index alone is read.
-fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
+pub(super) fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
     let mut statement = connection.prepare(
         "SELECT workflow, idempotency_key FROM transactions WHERE idempotency_key IS NOT NULL",
     )?;
@@ -149,6 +147,7 @@ fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
             .map_err(|problem| StoreError::Damaged(problem.message))?;
         known.insert(&workflow, &key);
     }
+    known.completed();
     Ok(())
 }
 
