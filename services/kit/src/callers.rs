@@ -5,6 +5,7 @@
 //! is neither this server nor one that is allowed, is refused, gRPC or not. Pure.
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use http::uri::Authority;
 use http::{HeaderMap, Uri, header};
@@ -18,6 +19,34 @@ pub(crate) enum TurnedAway {
     Host(String),
     /// The Origin is not one that may call.
     Origin(String),
+}
+
+/// The authority that a connection's first request was let in with. The next ones with nothing else
+/// need no check of their own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LetIn(Arc<OnceLock<Authority>>);
+
+impl LetIn {
+    /// As [`check`], once for each connection.
+    pub(crate) fn check(
+        &self,
+        exposure: &Exposure,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), TurnedAway> {
+        let alone = !headers.contains_key(header::HOST) && !headers.contains_key(header::ORIGIN);
+        if !alone || uri.authority().is_none() {
+            return check(exposure, uri, headers);
+        }
+        if self.0.get() == uri.authority() {
+            return Ok(());
+        }
+        check(exposure, uri, headers)?;
+        if let Some(authority) = uri.authority() {
+            self.0.get_or_init(|| authority.clone());
+        }
+        Ok(())
+    }
 }
 
 /// Checks one request's head.
@@ -110,6 +139,27 @@ mod tests {
             headers.insert(header::ORIGIN, origin.parse().expect("a header"));
         }
         check(&exposure, &Uri::from_static("/"), &headers)
+    }
+
+    #[test]
+    fn what_was_let_in_once_lets_nothing_else_in() {
+        let (let_in, none) = (LetIn::default(), HeaderMap::new());
+        let checked = |uri: &'static str, headers: &HeaderMap| {
+            let_in.check(&Exposure::default(), &Uri::from_static(uri), headers)
+        };
+        for _ in 0..2 {
+            assert_eq!(checked("http://127.0.0.1:7001/a", &none), Ok(()));
+            assert!(checked("http://evil.example/a", &none).is_err());
+            assert_eq!(checked("http://localhost/a", &none), Ok(()));
+        }
+        for (name, value) in [("origin", "http://evil.example"), ("host", "evil.example")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("a header"));
+            assert!(
+                checked("http://127.0.0.1:7001/a", &headers).is_err(),
+                "{name}"
+            );
+        }
     }
 
     #[test]

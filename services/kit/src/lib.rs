@@ -18,6 +18,7 @@ mod refusals;
 mod methods;
 mod pages;
 mod handshake;
+mod gathering;
 pub mod connections;
 pub mod metrics;
 pub mod status;

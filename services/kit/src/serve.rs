@@ -29,6 +29,7 @@ use tower::Service as _;
 use crate::callers;
 use crate::calls::{Calls, CatchPanic};
 use crate::connections::{Admission, Admitted};
+use crate::gathering::gathering;
 use crate::handshake::Handshake;
 use crate::methods::{self, Methods};
 use crate::metrics;
@@ -260,6 +261,7 @@ impl Server {
             calls: self.calls.clone(),
             pages: self.pages.clone(),
             exposure: self.exposure.clone(),
+            let_in: callers::LetIn::default(),
             call_timeout: *self.limits.call_timeout,
         };
         let tcp = stream.connect_info();
@@ -272,14 +274,16 @@ impl Server {
             async move { Ok::<_, Infallible>(front.answer(request.map(Body::new)).await) }
         });
         let builder = self.builder.clone();
-        let io = TokioIo::new(Handshake::new(stream, *self.limits.handshake_timeout));
+        let stream = Handshake::new(stream, *self.limits.handshake_timeout);
+        let (stream, turns) = gathering(stream);
+        let io = TokioIo::new(stream);
         let draining = self.draining.clone();
         let cut = self.calls.cut.clone();
         let age_max = *self.limits.connection_age_max;
         async move {
             let mut connection = pin!(builder.serve_connection(io, respond));
             let ended = tokio::select! {
-                ended = &mut connection => Some(ended),
+                ended = turns.of(connection.as_mut()) => Some(ended),
                 () = draining.cancelled() => None,
                 // The peer opens a new connection for its next call and may end what is open.
                 () = tokio::time::sleep(age_max) => None,
@@ -287,7 +291,7 @@ impl Server {
             if ended.is_none() {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    _ = &mut connection => {}
+                    _ = turns.of(connection.as_mut()) => {}
                     () = async { cut.cancelled().await; tokio::time::sleep(LAST_FRAMES).await } => {}
                 }
             }
@@ -346,13 +350,17 @@ struct Front {
     calls: Arc<Calls>,
     pages: axum::Router,
     exposure: Arc<Exposure>,
+    let_in: callers::LetIn,
     call_timeout: Duration,
 }
 
 impl Front {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let grpc = is_grpc(request.headers());
-        if let Err(why) = callers::check(&self.exposure, request.uri(), request.headers()) {
+        let checked = self
+            .let_in
+            .check(&self.exposure, request.uri(), request.headers());
+        if let Err(why) = checked {
             return turn_away(&why, grpc, self.calls.domain);
         }
         if grpc {
