@@ -50,9 +50,9 @@ chaos: have-build have-nextest ## Break real processes and files; CHAOS_ROUNDS=â
 	  -p tests -p eventlog \
 	  -E 'package(eventlog) & binary(/^(backup|damage|faults)$$/) | test(/^(chaos|backup)::/)'
 
-bench: have-build ## Measure the suite beside the machine's own limits; writes target/bench.json.
+bench: have-build ## Measure beside the machine's own limits; ONLY=core or other parts; writes target/bench.json.
 	$(CARGO) build --locked --release --workspace --bins
-	$(TARGET)/release/bench $(TARGET)/bench.json
+	$(TARGET)/release/bench $(TARGET)/bench.json $(ONLY)
 
 lint: have-build have-node buf ## Check format, lints, contracts and dependencies.
 	$(CARGO) fmt --all --check

@@ -1,11 +1,16 @@
 //! `make bench`: how fast the suite is beside the machine's own limits, measured in the same run.
 //!
 //! It prints a table and writes one JSON object, figure name → `{value, unit}`, to the file that its
-//! argument names. It asserts no speed; what it does assert is that nothing was lost or done twice.
+//! first argument names; further arguments choose parts. It asserts no speed; what it does assert is
+//! that nothing was lost or done twice.
 
 mod limits;
-mod suite_load;
-mod processor_time;
+mod load;
+mod core;
+mod waiting;
+mod finished;
+mod payloads;
+mod processes;
 mod report;
 
 use std::path::Path;
@@ -14,18 +19,43 @@ use anyhow::{Context as _, Result};
 
 use report::Report;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What can be chosen; the limits are measured in any case, for the ratios.
+const PARTS: [&str; 6] = [
+    "core",
+    "load",
+    "monitored",
+    "waiting",
+    "payloads",
+    "finished",
+];
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Runtime::new()?;
-    match arguments.as_slice() {
-        // The other end of the raw calls, in a process of its own as the suite's services are.
-        [word, address] if word == limits::SERVER_WORD => runtime.block_on(limits::serve(address)),
-        [file] => runtime.block_on(measure(Path::new(file))),
-        _ => anyhow::bail!("usage: bench FILE; FILE gets the figures as JSON"),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // One thread, as the services' own runtimes have: more would only wake each other.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match words.as_slice() {
+        // The other end of the raw calls, and a worker host, in processes of their own as the
+        // suite's services are.
+        [limits::SERVER_WORD, address] => runtime.block_on(limits::serve(address)),
+        [payloads::HOST_WORD, address] => runtime.block_on(payloads::host(address)),
+        [file, parts @ ..] if parts.iter().all(|part| PARTS.contains(part)) => {
+            runtime.block_on(measure(Path::new(file), parts))
+        }
+        _ => anyhow::bail!(
+            "usage: bench FILE [PART…]; FILE gets the figures as JSON, PART is one of {}",
+            PARTS.join(", ")
+        ),
     }
 }
 
-async fn measure(file: &Path) -> Result<()> {
+async fn measure(file: &Path, parts: &[&str]) -> Result<()> {
+    let wanted = |part: &str| parts.is_empty() || parts.contains(&"core") || parts.contains(&part);
     let mut report = Report::default();
     // What is still to be written back would slow every sync.
     rustix::fs::sync();
@@ -33,9 +63,29 @@ async fn measure(file: &Path) -> Result<()> {
     limits::calls(&mut report)
         .await
         .context("the calls' limits")?;
-    suite_load::measure(&mut report)
-        .await
-        .context("the suite")?;
+    if wanted("load") {
+        core::load(&mut report).await.context("the load")?;
+    }
+    if wanted("monitored") {
+        core::monitored(&mut report)
+            .await
+            .context("the load with a monitor")?;
+    }
+    if wanted("waiting") {
+        waiting::measure(&mut report)
+            .await
+            .context("what waits for a worker")?;
+    }
+    if wanted("payloads") {
+        payloads::measure(&mut report)
+            .await
+            .context("large payloads")?;
+    }
+    if wanted("finished") {
+        finished::measure(&mut report)
+            .await
+            .context("ten million that have finished")?;
+    }
     report.print();
     report.write(file)
 }

@@ -23,7 +23,8 @@ impl Report {
         self.0.push(Figure { name, value, unit });
     }
 
-    fn value(&self, name: &str) -> Option<f64> {
+    /// A figure that was added.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
         let figure = self.0.iter().find(|figure| figure.name == name);
         figure.map(|figure| figure.value)
     }

@@ -1,11 +1,12 @@
-//! Processor time of processes, from /proc.
+//! What processes use, from /proc.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// What these processes have used so far, in user and kernel mode, all threads together.
-pub(crate) fn of(ids: &[u32]) -> Result<Duration> {
+/// The processor time that these processes have used so far, in user and kernel mode, all threads
+/// together.
+pub(crate) fn time_of(ids: &[u32]) -> Result<Duration> {
     let ticks_per_second = rustix::param::clock_ticks_per_second();
     let mut ticks = 0;
     for id in ids {
@@ -21,4 +22,12 @@ pub(crate) fn of(ids: &[u32]) -> Result<Duration> {
     Ok(Duration::from_secs_f64(
         ticks as f64 / ticks_per_second as f64,
     ))
+}
+
+/// The memory that a process has in use, in bytes: its resident set.
+pub(crate) fn memory_of(id: u32) -> Result<u64> {
+    let path = format!("/proc/{id}/statm");
+    let statm = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let pages = statm.split(' ').nth(1).context("too few fields")?;
+    Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
 }

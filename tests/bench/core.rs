@@ -1,0 +1,127 @@
+//! The path of every transaction: a workflow of three steps that do nothing, one at a time and two
+//! hundred in flight, on real processes; and what it leaves on disk.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{Suite, SuiteBuilder};
+
+use crate::load::{Done, Load, check, object};
+use crate::processes;
+use crate::report::Report;
+
+pub(crate) const INPUT_BYTES: usize = 100;
+const WARM_UP: usize = 300;
+const ONE_AT_A_TIME: usize = 3_000;
+pub(crate) const IN_FLIGHT: usize = 200;
+pub(crate) const LOAD_WARM_UP: Duration = Duration::from_secs(2);
+pub(crate) const LOAD_TIME: Duration = Duration::from_secs(10);
+const SHORT_TIME: Duration = Duration::from_secs(4);
+
+/// Three steps that do nothing, on this suite.
+pub(crate) fn three_noops(suite: &Suite) -> Load {
+    Load {
+        address: suite.orchestrator.address().to_owned(),
+        workflow: "three_noops",
+        input: object(INPUT_BYTES),
+        keys: false,
+    }
+}
+
+/// A suite as the figures ask for it.
+pub(crate) fn unmonitored() -> SuiteBuilder {
+    Suite::builder().without_monitor()
+}
+
+/// Without a monitor: memory at rest, latency, rates, processor time and log.
+pub(crate) async fn load(report: &mut Report) -> Result<()> {
+    let suite = unmonitored().start().await;
+    let load = three_noops(&suite);
+    let rest = processes::memory_of(suite.orchestrator.id())?;
+    report.add("orchestrator_rest_mb", rest as f64 / 1e6, "MB");
+    let warm_up = load.one_at_a_time(WARM_UP).await?;
+    rustix::fs::sync();
+    let one = load.one_at_a_time(ONE_AT_A_TIME).await?;
+    report.add("latency_ms_p50_1", one.percentile(50), "ms");
+    report.add("latency_ms_p99_1", one.percentile(99), "ms");
+    let warm = load.streams(IN_FLIGHT, LOAD_WARM_UP).await?;
+    rustix::fs::sync();
+    let (streamed, each) = timed(&suite, load.streams(IN_FLIGHT, LOAD_TIME)).await?;
+    let rate = streamed.per_second();
+    report.add("workflows_per_second_200_stream", rate, "1/s");
+    report.add("cpu_ms_per_workflow_200_stream", each.iter().sum(), "ms");
+    check(&suite.client(), &[&warm_up, &one, &warm, &streamed], 3).await?;
+    drop(suite);
+
+    let mut suite = unmonitored().start().await;
+    let load = three_noops(&suite);
+    let warm = load.calls(IN_FLIGHT, LOAD_WARM_UP).await?;
+    rustix::fs::sync();
+    let (done, each) = timed(&suite, load.calls(IN_FLIGHT, LOAD_TIME)).await?;
+    report.add("workflows_per_second_200", done.per_second(), "1/s");
+    report.add("latency_ms_p99_200", done.percentile(99), "ms");
+    report.add("cpu_ms_per_workflow_200", each.iter().sum(), "ms");
+    let names = ["orchestrator", "worker host", "callers"];
+    for (name, each) in names.iter().zip(&each) {
+        eprintln!("  of these, {name}: {each:.3} ms");
+    }
+    check(&suite.client(), &[&warm, &done], 3).await?;
+    let bytes = log_bytes(&mut suite, &[&warm, &done]).await?;
+    report.add("log_bytes_per_workflow", bytes, "bytes");
+    drop(suite);
+
+    let mut suite = unmonitored()
+        .setting("orchestrator", "engine.observing_events", "false")
+        .start()
+        .await;
+    let done = three_noops(&suite).calls(IN_FLIGHT, SHORT_TIME).await?;
+    let bytes = log_bytes(&mut suite, &[&done]).await?;
+    report.add("log_bytes_per_workflow_unobserved", bytes, "bytes");
+    Ok(())
+}
+
+/// The same load while the monitor follows live.
+pub(crate) async fn monitored(report: &mut Report) -> Result<()> {
+    let suite = Suite::start().await;
+    let load = three_noops(&suite);
+    let warm = load.calls(IN_FLIGHT, LOAD_WARM_UP).await?;
+    rustix::fs::sync();
+    let done = load.calls(IN_FLIGHT, LOAD_TIME).await?;
+    let rate = done.per_second();
+    report.add("workflows_per_second_200_monitored", rate, "1/s");
+    suite.monitor_caught_up().await;
+    check(&suite.client(), &[&warm, &done], 3).await
+}
+
+/// A load with the processor time that each workflow took, in milliseconds: orchestrator, worker
+/// host, and this process.
+async fn timed(
+    suite: &Suite,
+    load: impl Future<Output = Result<Done>>,
+) -> Result<(Done, [f64; 3])> {
+    let ids = [suite.orchestrator.id(), suite.host.id(), std::process::id()];
+    let used = || {
+        let times = ids.map(|id| processes::time_of(&[id]));
+        times.into_iter().collect::<Result<Vec<_>>>()
+    };
+    let before = used()?;
+    let done = load.await?;
+    let after = used()?;
+    ensure!(!done.ids.is_empty(), "nothing was done");
+    let mut each = [0.0; 3];
+    for (each, (after, before)) in each.iter_mut().zip(after.iter().zip(&before)) {
+        *each = (*after - *before).as_secs_f64() * 1e3 / done.ids.len() as f64;
+    }
+    Ok((done, each))
+}
+
+/// What each workflow left in the log, headers and all, as it stands on disk.
+async fn log_bytes(suite: &mut Suite, done: &[&Done]) -> Result<f64> {
+    let status = suite.orchestrator.stop().await;
+    ensure!(status.success(), "the orchestrator ended with {status}");
+    let log = suite.directory().join("orchestrator/log");
+    let log = eventlog::open(&log, eventlog::Options::default()).context("the log")?;
+    let bytes = eventlog::EventLog::reader(&log).bounds().size_bytes;
+    let workflows: usize = done.iter().map(|done| done.ids.len()).sum();
+    Ok(bytes as f64 / workflows as f64)
+}

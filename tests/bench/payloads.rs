@@ -1,0 +1,78 @@
+//! Payloads of 64 KiB: how much of what the disk can take the log gets.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use multiagents_client::{Host, Worker, Workflow};
+use serde_json::value::RawValue;
+use tests::Suite;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::{LOAD_TIME, unmonitored};
+use crate::load::{Load, check, object};
+use crate::report::Report;
+
+/// The argument that makes this program a worker host.
+pub(crate) const HOST_WORD: &str = "serve-large-results";
+const WORKER: &str = "large_result";
+const PAYLOAD_BYTES: usize = 64 << 10;
+const STEPS: u32 = 3;
+const IN_FLIGHT: usize = 32;
+
+/// Offers a worker whose results are large, until it is killed.
+pub(crate) async fn host(address: &str) -> Result<()> {
+    let result = RawValue::from_string(String::from_utf8(object(PAYLOAD_BYTES).into())?)?;
+    let worker = Worker::new(WORKER, move |_| {
+        let result = result.clone();
+        async move { Ok(result) }
+    });
+    let host = Host::builder(address).worker(worker, IN_FLIGHT as u32);
+    host.run(CancellationToken::new()).await?;
+    Ok(())
+}
+
+/// A worker host in a process of its own, ended with this.
+struct LargeHost(Child);
+
+impl LargeHost {
+    fn start(suite: &Suite) -> Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args([HOST_WORD, suite.orchestrator.address()])
+            .stdin(Stdio::null())
+            .spawn();
+        Ok(Self(child.context("the worker host")?))
+    }
+}
+
+impl Drop for LargeHost {
+    fn drop(&mut self) {
+        // Either way it is gone after the wait.
+        let _gone_already = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+pub(crate) async fn measure(report: &mut Report) -> Result<()> {
+    let suite = unmonitored().without_host().start().await;
+    let workflow = (1..=STEPS).fold(Workflow::new("three_large"), |workflow, step| {
+        workflow.step((format!("step_{step}"), WORKER))
+    });
+    suite.client().register(workflow).await?;
+    let _host = LargeHost::start(&suite)?;
+    let load = Load {
+        address: suite.orchestrator.address().to_owned(),
+        workflow: "three_large",
+        input: object(PAYLOAD_BYTES),
+        keys: false,
+    };
+    let warm = load.one_at_a_time(20).await?;
+    rustix::fs::sync();
+    let done = load.calls(IN_FLIGHT, LOAD_TIME).await?;
+    // The input and a result of each step.
+    let logged = done.per_second() * f64::from(1 + STEPS) * PAYLOAD_BYTES as f64 / 1e6;
+    report.add("payload_64k_mb_per_second", logged, "MB/s");
+    if let Some(limit) = report.value("limit_synced_write_mb_per_second") {
+        report.add("payload_64k_ratio", logged / limit, "");
+    }
+    check(&suite.client(), &[&warm, &done], STEPS).await
+}
