@@ -197,6 +197,9 @@ pub struct Driver {
     pub batch_inputs_max: usize,
     /// Bytes of one batch.
     pub batch_bytes_max: ByteCount,
+    /// Batches that wait to be let out.
+    #[serde(deserialize_with = "above_zero")]
+    pub outgoing_batches_max: usize,
     /// How long observing events wait for company.
     pub observing_delay: HumaneDuration,
 }
@@ -226,6 +229,9 @@ pub struct Sessions {
     /// Results and stages in one message.
     #[serde(deserialize_with = "above_zero")]
     pub max_items_per_message: usize,
+    /// Messages with late results that are judged at once.
+    #[serde(deserialize_with = "above_zero")]
+    pub late_messages_max: usize,
 }
 
 /// See the file.
@@ -250,6 +256,9 @@ pub struct Waiting {
     /// The longest wait.
     #[serde(deserialize_with = "above_zero")]
     pub max_wait: HumaneDuration,
+    /// Starts of one stream at once.
+    #[serde(deserialize_with = "above_zero")]
+    pub stream_starts_max: usize,
 }
 
 /// See the file.

@@ -16,9 +16,6 @@ use crate::sessions::late::{Desk, Late};
 use crate::sessions::line::Line;
 use crate::sessions::table::Session;
 
-/// Batches that may wait for the task; then the driver waits, since the runtime is behind anyway.
-const BATCHES_MAX: usize = 64;
-
 /// One thing that leaves.
 pub(crate) enum Out {
     /// What became of definitions.
@@ -101,9 +98,10 @@ pub(crate) struct LettingOut {
     desk: Desk,
 }
 
-/// Makes the gate, and what lets out what goes through it.
-pub(crate) fn gate(desk: Desk) -> (Gate, LettingOut) {
-    let (gate, batches) = mpsc::channel(BATCHES_MAX);
+/// Makes the gate, and what lets out what goes through it. So many batches may wait there; then the
+/// driver waits, since the runtime is behind anyway.
+pub(crate) fn gate(desk: Desk, batches_max: usize) -> (Gate, LettingOut) {
+    let (gate, batches) = mpsc::channel(batches_max);
     (gate, LettingOut { batches, desk })
 }
 
@@ -112,7 +110,9 @@ impl LettingOut {
     pub(crate) async fn run(mut self) {
         while let Some(batch) = self.batches.recv().await {
             for late in batch.into_iter().filter_map(Out::go) {
-                tokio::spawn(self.desk.clone().judge(late));
+                if let Some(judgement) = self.desk.take(late) {
+                    tokio::spawn(judgement);
+                }
             }
             // A long batch must not keep its receivers from running.
             tokio::task::yield_now().await;
@@ -124,7 +124,7 @@ impl LettingOut {
         let mut judgements = Vec::new();
         while let Ok(batch) = self.batches.try_recv() {
             let late = batch.into_iter().filter_map(Out::go);
-            judgements.extend(late.map(|late| self.desk.clone().judge(late)));
+            judgements.extend(late.filter_map(|late| self.desk.take(late)));
         }
         judgements
     }

@@ -198,11 +198,13 @@ fn share(
     let (inbox, inputs) = Inbox::new(config.driver.inbox_inputs_max);
     let lookup = Arc::new(OnceLock::new());
     let catalogue = catalogue::Catalogue::default();
-    let (gate, letting_out) = letting_out::gate(sessions::late::Desk {
+    let desk = sessions::late::Desk {
         lookup: lookup.clone(),
         catalogue: catalogue.clone(),
         inbox: inbox.clone(),
-    });
+        places: Arc::new(Semaphore::new(config.sessions.late_messages_max)),
+    };
+    let (gate, letting_out) = letting_out::gate(desk, config.driver.outgoing_batches_max);
     let shared = Shared {
         config: config.clone(),
         clock,

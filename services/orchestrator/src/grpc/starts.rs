@@ -25,8 +25,6 @@ use crate::inbox::{Input, LookedUp, StartRequest, Started, View, stopping};
 const KEY_BYTES_MAX: usize = 200;
 const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 256;
-/// Starts of one stream at once; then the stream isn't read on.
-const STARTS_AT_ONCE: usize = 1_024;
 /// Answers that may wait for one stream's client.
 const ANSWERS_AHEAD: usize = 256;
 
@@ -234,7 +232,7 @@ impl Orchestrator {
         let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
         let this = self.clone();
         tokio::spawn(async move {
-            let places = Arc::new(Semaphore::new(STARTS_AT_ONCE));
+            let places = Arc::new(Semaphore::new(this.config.waiting.stream_starts_max));
             loop {
                 let message = tokio::select! {
                     message = requests.message() => message,

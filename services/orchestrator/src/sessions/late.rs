@@ -4,9 +4,12 @@
 //! What had not counted goes back to the driver, who refuses and records it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId};
 use proto::wire;
+use tokio::sync::Semaphore;
 
 use super::line::Line;
 use super::table::Session;
@@ -36,11 +39,29 @@ pub(crate) struct Desk {
     pub catalogue: Catalogue,
     /// The way to the driver.
     pub inbox: Inbox,
+    /// One for each message that may be judged at once.
+    pub places: Arc<Semaphore>,
 }
 
 impl Desk {
+    /// The judgement of one message, for the caller to run. None when there is no place for it: its
+    /// session ends, and its host, which keeps what was not acknowledged, sends it again.
+    pub(crate) fn take(&self, late: Late) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let why = "too many results for ended transactions are being looked up; connect again";
+            let problem = Problem::new(Reason::Overloaded, why);
+            late.line.end(problem.retry_after(Duration::from_secs(1)));
+            return None;
+        };
+        let this = self.clone();
+        Some(async move {
+            this.judge(late).await;
+            drop(place);
+        })
+    }
+
     /// Answers what had counted, and passes the rest on.
-    pub(crate) async fn judge(self, late: Late) {
+    async fn judge(self, late: Late) {
         let mut counted = Vec::new();
         let mut results = Vec::new();
         for result in late.results {

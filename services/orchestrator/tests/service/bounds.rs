@@ -11,6 +11,7 @@ use kit::Clock;
 use orchestrator::config::Config;
 use orchestrator::stepped::Stepped;
 use proto::wire;
+use proto::wire::execute_workflows_response::Answer;
 use proto::wire::orchestrator_service_server::OrchestratorService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -377,4 +378,97 @@ fn what_state_db_has_not_written_is_bounded() {
         assert!(in_memory <= 8, "{in_memory} in memory");
     }
     assert!(!bench.stepped.rows().unwrap().is_empty());
+}
+
+/// Results for what has left memory are looked up: one message at once here, and the other's host
+/// connects again.
+#[test]
+fn late_results_are_judged_so_many_at_once() {
+    let mut bench = Bench::new(|config| config.sessions.late_messages_max = 1);
+    let mut hosts = ["h1", "h2"].map(|id| bench.connect(id, 1));
+    for host in &mut hosts {
+        host.read();
+        host.complete(&["01890a5d-ac96-774b-bcce-b302099a8057/a/do#1".to_owned()]);
+    }
+    bench.turn();
+    bench.turn();
+    let [mut first, mut second] = hosts;
+    let (messages, end) = first.read();
+    assert!(end.is_none());
+    assert_eq!(
+        messages[0].acknowledgements[0].refused_reason,
+        "COMMAND_UNKNOWN"
+    );
+    assert_shed(&second.read().1.unwrap());
+    let mut again = bench.connect("h2", 1);
+    again.read();
+    again.complete(&["01890a5d-ac96-774b-bcce-b302099a8057/a/do#1".to_owned()]);
+    bench.turn();
+    bench.turn();
+    assert_eq!(again.read().0[0].acknowledgements.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_starts_is_read_no_further_than_so_many_ahead() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = harness::config(directory.path());
+    config.waiting.stream_starts_max = 2;
+    let mut suite = Suite::start_with(config).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 10)]).await;
+    let (starts, stream) = mpsc::channel(8);
+    for request_id in 1..=5 {
+        let start = Some(start_and_wait("orders", "{}"));
+        let request = wire::ExecuteWorkflowsRequest { request_id, start };
+        starts.send(request).await.unwrap();
+    }
+    let mut answers = suite
+        .client
+        .execute_workflows(ReceiverStream::new(stream))
+        .await
+        .unwrap()
+        .into_inner();
+    for ended in 0..5 {
+        let command = host.command().await;
+        // Each that has begun and hasn't ended takes a place.
+        let begun = suite.count(wire::EventType::TransactionStarted).await;
+        assert!(begun <= ended + 2, "{begun} begun, {ended} ended");
+        host.complete(&command.command_id, "{}").await;
+        let is_end = |answer: &Option<Answer>| matches!(answer, Some(Answer::Ended(_)));
+        while !is_end(&answers.message().await.unwrap().unwrap().answer) {}
+    }
+    suite.stop().await;
+}
+
+/// Nobody waits for somebody who waits for him.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_least_bounds_everything_still_goes_through() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = harness::config(directory.path());
+    config.driver.inbox_inputs_max = 1;
+    config.driver.batch_inputs_max = 1;
+    config.driver.outgoing_batches_max = 1;
+    config.sessions.late_messages_max = 1;
+    config.store.unwritten_max = 1;
+    let mut suite = Suite::start_with(config).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 4)]).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mut client = suite.client.clone();
+        clients.spawn(async move {
+            for _ in 0..10 {
+                while let Err(status) = client.execute_workflow(start("orders", "{}")).await {
+                    assert_shed(&status);
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+    for _ in 0..40 {
+        host.do_next("{}").await;
+    }
+    clients.join_all().await;
+    assert_eq!(suite.count(wire::EventType::TransactionCompleted).await, 40);
+    suite.stop().await;
 }
