@@ -238,6 +238,9 @@ pub struct Limits {
     /// Events at hand for them.
     #[serde(deserialize_with = "above_zero")]
     pub feed_events_max: u64,
+    /// Messages that wait to be recorded.
+    #[serde(deserialize_with = "above_zero")]
+    pub inbox_messages_max: usize,
     /// Events in one message.
     pub message_events_max: usize,
     /// Series in one bucket of time.

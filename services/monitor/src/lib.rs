@@ -50,8 +50,6 @@ use recorder::{Input, RecordError, Recorder};
 use store::{Opened, StoreError};
 use views::{Fresh, Views};
 
-/// Messages that may wait for the recorder; sources wait when there are more.
-const INBOX_INPUTS_MAX: usize = 128;
 /// How often it is looked whether a view is due.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -96,7 +94,7 @@ pub async fn run(
     recorder
         .start(config.settings())
         .map_err(record_exit_code)?;
-    let (inbox, inputs) = mpsc::channel(INBOX_INPUTS_MAX);
+    let (inbox, inputs) = mpsc::channel(config.limits.inbox_messages_max);
     let recording = spawn_recorder(recorder, inputs, stop.clone())?;
 
     let (ready, readiness) = Readiness::channel("starting");

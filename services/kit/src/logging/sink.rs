@@ -127,3 +127,40 @@ fn write_lines(receiver: &Receiver<Order>, mut file: Option<LogRoller>) {
         let _ = roller.flush();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Line {
+        Line {
+            console: None,
+            file: Some(text.to_owned()),
+        }
+    }
+
+    /// Nobody takes lines here, as when the disk stands still: logging never waits for it.
+    #[test]
+    fn lines_past_the_bound_are_dropped_counted_and_told() {
+        let (sender, receiver) = sync_channel(LINES_MAX);
+        let queue = Queue {
+            sender,
+            dropped: Arc::default(),
+        };
+        for _ in 0..LINES_MAX + 7 {
+            queue.put(line("a line"));
+        }
+        let told = |count: u64| line(&format!("{count} lines were dropped"));
+        // There is no room to tell it either; it stays to be told.
+        queue.tell_dropped(told);
+        let kept = receiver.try_iter().count();
+        assert_eq!(kept, LINES_MAX);
+        queue.tell_dropped(told);
+        queue.tell_dropped(told);
+        let last: Vec<_> = receiver.try_iter().collect();
+        let [Order::Write(last)] = last.as_slice() else {
+            panic!("one line tells it");
+        };
+        assert_eq!(last.file.as_deref(), Some("7 lines were dropped"));
+    }
+}

@@ -46,6 +46,9 @@ pub(super) fn read(
         }
         collect(reader, view, id, *place, &mut found)?;
     }
+    // A record is read whole, whatever it has of this transaction.
+    found.truncated |= found.events.len() > events_max;
+    found.events.truncate(events_max);
     if found.events.is_empty() {
         return Err(Problem::field(
             Reason::TransactionNotFound,

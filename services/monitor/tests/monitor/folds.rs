@@ -63,6 +63,42 @@ fn near(found: u64, sorted: &[u64], percent: usize) -> bool {
     found.abs_diff(exact) as f64 <= exact as f64 * 0.01
 }
 
+/// Names come from outside: what is over the bound is counted together, and nothing is left out.
+#[test]
+fn series_past_the_bound_are_counted_together() {
+    let settings = Settings {
+        series_max: 6,
+        ..Settings::default()
+    };
+    let run = |worker: u8| Run {
+        start_us: BEGIN + i64::from(worker) * 1_000,
+        workflow: worker,
+        worker,
+        host: 0,
+        wait_us: 10,
+        run_us: 100,
+        end: End::Completed,
+    };
+    let runs: Vec<Run> = (0..20).map(run).collect();
+    let events = events(&runs);
+    let folds = fold(&entries(&events, 9, &settings));
+    let figures = folds.rates.figures(BEGIN, Filter::default());
+    assert_eq!(figures.events(), events.len() as u64);
+    let report = folds.performance.report(BEGIN);
+    assert!(
+        report.workers.len() <= 7,
+        "{} workers",
+        report.workers.len()
+    );
+    let all: u64 = report
+        .workers
+        .values()
+        .map(|(figures, _)| figures.executions())
+        .sum();
+    assert_eq!(all, 20);
+    assert!(report.workers["(other)"].0.executions() >= 14);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -256,6 +256,43 @@ async fn a_trace_has_every_event_live_recent_and_old() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_past_its_bound_says_so_and_one_message_at_once_is_recorded_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = FakeSource::start().await;
+    let runs = recent(60, 30, |_| End::Completed);
+    for batch in events(&runs).chunks(2) {
+        source.append(batch);
+    }
+    let set = [
+        ("limits.trace_events_max", "3"),
+        ("limits.inbox_messages_max", "1"),
+    ];
+    let monitor = Running::start(directory.path(), source.address, &set).await;
+    monitor.caught_up(source.next()).await;
+    let id = transaction_id(runs[0].start_us, 0);
+    let request = wire::GetTransactionTraceRequest {
+        transaction_id: id.to_string(),
+    };
+    let trace = monitor
+        .events()
+        .get_transaction_trace(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(trace.truncated);
+    assert_eq!(trace.events.len(), 3);
+    let metrics = wire::GetEventMetricsRequest::default();
+    let metrics = monitor
+        .events()
+        .get_event_metrics(metrics)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(metrics.total_events, events(&runs).len() as u64);
+    monitor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_requests_are_refused_with_the_right_reason() {
     let directory = tempfile::tempdir().unwrap();
     let source = FakeSource::start().await;
