@@ -4,7 +4,7 @@
 //! clock. Nothing here speaks to the orchestrator.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -76,7 +76,8 @@ pub(crate) struct Ended {
     pub(crate) run: Duration,
 }
 
-/// A command about to run.
+/// A command about to run. Most handlers are done at once or soon, and what only the others need
+/// stands in boxes, so that a command's task is small.
 pub(crate) struct Job {
     pub(crate) command: wire::Command,
     pub(crate) worker: Arc<str>,
@@ -91,7 +92,7 @@ pub(crate) struct Job {
 impl Job {
     /// Runs to an outcome, always. `started` is called when a slot is free and the handler begins.
     pub(crate) async fn run(
-        self,
+        self: Box<Self>,
         permit: Option<OwnedSemaphorePermit>,
         started: impl FnOnce(&str),
     ) -> Ended {
@@ -111,48 +112,59 @@ impl Job {
     }
 
     async fn handle(
-        self,
+        mut self: Box<Self>,
         permit: Option<OwnedSemaphorePermit>,
         started: impl FnOnce(&str),
     ) -> (Ending, Option<Instant>) {
         let permit = match permit {
             Some(permit) => permit,
-            None => tokio::select! {
-                biased;
-                () = self.cancelled.cancelled() => return (Ending::Cancelled, None),
-                () = tokio::time::sleep_until(self.deadline.into()) => {
-                    return (Ending::TimedOut, None);
-                }
-                permit = self.slots.clone().acquire_owned() => match permit {
-                    Ok(permit) => permit,
-                    // The semaphore is never closed.
-                    Err(_) => return (Ending::Cancelled, None),
-                },
+            None => match Box::pin(self.slot()).await {
+                Ok(permit) => permit,
+                Err(ending) => return (ending, None),
             },
         };
         started(&self.command.command_id);
         let began = Instant::now();
         // The handler's own token: it is cancelled at the deadline too.
         let told = CancellationToken::new();
-        let context = Context::new(self.command, self.deadline, told.clone());
-        let result_bytes_max = self.result_bytes_max;
-        let ending = match self.handler {
+        let command = std::mem::take(&mut self.command);
+        let context = Context::new(command, self.deadline, told.clone());
+        let ending = match &self.handler {
             Handler::Async(handler) => {
-                let running = Guarded::new(|| handler(context));
-                let ending = awaited(running, self.deadline, &self.cancelled, &told).await;
+                let mut running = Guarded::new(|| handler(context));
+                let at_once =
+                    poll_fn(|context| Poll::Ready(Pin::new(&mut running).poll(context))).await;
+                let ending = match at_once {
+                    Poll::Ready(handled) => ending_of(handled),
+                    Poll::Pending => {
+                        Box::pin(awaited(running, self.deadline, &self.cancelled, &told)).await
+                    }
+                };
                 drop(permit);
                 ending
             }
             Handler::Blocking(handler) => {
+                let handler = handler.clone();
                 let task = tokio::task::spawn_blocking(move || {
                     let handled = catch_unwind(AssertUnwindSafe(|| handler(context)));
                     drop(permit);
                     handled.unwrap_or_else(|panic| Err(panicked(&*panic)))
                 });
-                awaited_thread(task, self.deadline, &self.cancelled, &told).await
+                Box::pin(awaited_thread(task, self.deadline, &self.cancelled, &told)).await
             }
         };
-        (checked(ending, result_bytes_max), Some(began))
+        (checked(ending, self.result_bytes_max), Some(began))
+    }
+
+    /// A slot, or the first reason not to wait for one any more.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, Ending> {
+        tokio::select! {
+            biased;
+            () = self.cancelled.cancelled() => Err(Ending::Cancelled),
+            () = tokio::time::sleep_until(self.deadline.into()) => Err(Ending::TimedOut),
+            // The semaphore is never closed.
+            permit = self.slots.clone().acquire_owned() => permit.map_err(|_| Ending::Cancelled),
+        }
     }
 }
 

@@ -371,7 +371,7 @@ impl Hub {
         let timeout = timeout.filter(|timeout| !timeout.is_zero());
         let timeout = timeout.unwrap_or(TIMEOUT_DEFAULT).min(TIMEOUT_MAX);
         let permit = offered.free.clone().try_acquire_owned().ok();
-        let job = Job {
+        let job = Box::new(Job {
             worker: name.clone(),
             handler: offered.handler.clone(),
             slots: offered.free.clone(),
@@ -380,7 +380,7 @@ impl Hub {
             cancelled,
             result_bytes_max: self.result_bytes_max,
             command,
-        };
+        });
         let at_once = permit.is_some();
         if at_once {
             self.table.begin(&job.command.command_id);
