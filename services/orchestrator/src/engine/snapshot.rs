@@ -121,14 +121,14 @@ impl Transaction {
             let passed_over = transaction.definition.workflow.steps[place as usize].on_failure
                 == OnFailure::Continue;
             let record = StepRecord::restored(place, step);
-            transaction.open += u32::from(record.open_attempt().is_some());
+            transaction.open += u16::from(record.open_attempt().is_some());
             let done = match record.state {
                 StepState::Completed => true,
                 StepState::Failed => passed_over,
                 // Undone steps were done, but nobody counts any more.
                 _ => record.result.is_some(),
             };
-            transaction.done += u32::from(done);
+            transaction.done += u16::from(done);
             transaction.steps.push(record);
         }
         transaction.steps.sort_by_key(|record| record.step);

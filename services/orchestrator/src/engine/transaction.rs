@@ -33,15 +33,26 @@ pub(super) struct Transaction {
     pub(super) updated: Time,
     /// Where the log has its beginning, or last carried it.
     pub(super) first_offset: Offset,
-    /// Commands without an outcome.
-    pub(super) open: u32,
+    /// Commands without an outcome; a workflow has at most 10,000 steps, each with one at most.
+    pub(super) open: u16,
     /// Steps that completed or were passed over.
-    pub(super) done: u32,
+    pub(super) done: u16,
     /// The failure that stops it, or undoes it, or ended it.
     pub(super) failing: Option<Box<Failing>>,
     pub(super) cancel: Option<Box<Cancel>>,
     /// The steps that are no longer pending, by their place in the definition.
     pub(super) steps: Vec<StepRecord>,
+}
+
+/// An input as memory keeps it: a small one is copied, since what is shared takes more than it has.
+fn kept(input: &Payload) -> Payload {
+    const SMALL_BYTES: usize = 1 << 10;
+    match input {
+        Payload::Held(bytes) if bytes.len() <= SMALL_BYTES => {
+            Payload::Held(Bytes::copy_from_slice(bytes))
+        }
+        large => large.clone(),
+    }
 }
 
 /// What a start may bring besides its input.
@@ -83,7 +94,7 @@ impl Transaction {
         Self {
             id,
             definition,
-            input: start.input.clone(),
+            input: kept(&start.input),
             extras,
             state: TransactionState::Pending,
             start_time,

@@ -177,5 +177,5 @@ fn a_transaction_that_waits_takes_little_memory() {
         + size_of::<step::StepRecord>()
         + 2 * (size_of::<u32>() + 1)
         + size_of::<CommandKey>();
-    assert!(each <= 240, "{each} bytes");
+    assert!(each <= 230, "{each} bytes");
 }
