@@ -10,7 +10,7 @@ use proto::lifecycle;
 use proto::payload::Payload;
 
 use super::StoreError;
-use super::schema::offset_from_sql;
+use super::schema::{self, offset_from_sql, offset_to_sql};
 use crate::engine::Snapshot;
 
 /// A transaction at one moment.
@@ -48,12 +48,49 @@ impl Row {
 
 /// What [`read`] needs, in its order.
 pub(super) const COLUMNS: &str =
-    "id, workflow, update_us, first_offset, snapshot, payloads, inline_max";
+    "id, workflow, update_us, first_offset, snapshot, payloads, inline_max, ended, checksum";
 
 /// The row's bytes, ready to be written.
 pub(super) struct Encoded {
     pub(super) snapshot: Vec<u8>,
     pub(super) payloads: Vec<u8>,
+    pub(super) checksum: u32,
+}
+
+/// Of everything that [`read`] reads.
+fn checksum(row: &Row, snapshot: &[u8], payloads: &[u8], inline_max: u64) -> u32 {
+    schema::checksum([
+        row.id.0.as_slice(),
+        row.workflow.as_str().as_bytes(),
+        &row.update_time.0.to_le_bytes(),
+        &offset_to_sql(row.first_offset).to_le_bytes(),
+        snapshot,
+        payloads,
+        &offset_to_sql(inline_max).to_le_bytes(),
+        &[u8::from(row.ended())],
+    ])
+}
+
+/// Holds a row of [`COLUMNS`] against its checksum.
+pub(super) fn check(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
+    let damaged = || StoreError::Damaged("a transaction's checksum".to_owned());
+    let bytes = |at| row.get_ref(at)?.as_bytes().map_err(|_| damaged());
+    let number = |at| row.get::<_, i64>(at).map(i64::to_le_bytes);
+    let ended: i64 = row.get(7)?;
+    let sum = schema::checksum([
+        bytes(0)?,
+        bytes(1)?,
+        &number(2)?,
+        &number(3)?,
+        bytes(4)?,
+        bytes(5)?,
+        &number(6)?,
+        &[u8::try_from(ended).map_err(|_| damaged())?],
+    ]);
+    match row.get::<_, u32>(8)? == sum {
+        true => Ok(()),
+        false => Err(damaged()),
+    }
 }
 
 /// Encodes rows one after the other; the buffers are used again.
@@ -67,6 +104,7 @@ impl RowEncoder {
             .push_carried(time, row.id, &row.workflow, carried, inline_max);
         let (snapshot, payloads) = self.0.finish(row.first_offset);
         let encoded = Encoded {
+            checksum: checksum(row, snapshot, payloads, inline_max),
             snapshot: snapshot.to_vec(),
             payloads: payloads.to_vec(),
         };
@@ -84,6 +122,7 @@ pub(super) struct Stored {
 
 /// Reads a row of [`COLUMNS`].
 pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Stored, StoreError> {
+    check(row)?;
     let id: Vec<u8> = row.get(0)?;
     let damaged = |what: &str| StoreError::Damaged(format!("a transaction's {what}"));
     let id = TransactionId::from_bytes(&id).ok_or_else(|| damaged("id"))?;

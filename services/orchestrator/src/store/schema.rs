@@ -13,7 +13,7 @@ use super::row::{self, COLUMNS};
 use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// Up to this size the whole file is checked at each start: it takes a moment.
 const CHECKED_BYTES_MAX: i64 = 64 << 20;
 
@@ -21,13 +21,15 @@ const TABLES: &str = "
 CREATE TABLE mark (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     log_id BLOB NOT NULL,
-    applied INTEGER NOT NULL
+    applied INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE workflows (
     name TEXT NOT NULL,
     version INTEGER NOT NULL,
     at_offset INTEGER NOT NULL,
     definition BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (name, version)
 ) WITHOUT ROWID;
 CREATE TABLE transactions (
@@ -42,7 +44,8 @@ CREATE TABLE transactions (
     idempotency_key TEXT,
     snapshot BLOB NOT NULL,
     payloads BLOB NOT NULL,
-    inline_max INTEGER NOT NULL
+    inline_max INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 );
 CREATE INDEX transactions_live ON transactions (id) WHERE ended = 0;
 CREATE INDEX transactions_key ON transactions (workflow, idempotency_key)
@@ -85,8 +88,12 @@ pub(super) fn load(
         }
         connection.execute_batch(TABLES)?;
         connection.execute(
-            "INSERT INTO mark (one, log_id, applied) VALUES (1, ?1, ?2)",
-            (bounds.log_id.as_slice(), offset_to_sql(bounds.oldest)),
+            "INSERT INTO mark (one, log_id, applied, checksum) VALUES (1, ?1, ?2, ?3)",
+            (
+                bounds.log_id.as_slice(),
+                offset_to_sql(bounds.oldest),
+                mark_checksum(bounds.oldest),
+            ),
         )?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         return Ok(Loaded {
@@ -100,18 +107,21 @@ pub(super) fn load(
         )));
     }
     check_small_file(connection)?;
-    let mark: Option<(Vec<u8>, i64)> = connection
-        .query_row("SELECT log_id, applied FROM mark", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+    let mark: Option<(Vec<u8>, i64, u32)> = connection
+        .query_row("SELECT log_id, applied, checksum FROM mark", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
-    let Some((log_id, applied)) = mark else {
+    let Some((log_id, applied, checksum)) = mark else {
         return Err(StoreError::Damaged("its mark is missing".to_owned()));
     };
     if log_id != bounds.log_id {
         return Err(StoreError::Damaged("it belongs to another log".to_owned()));
     }
     let applied = offset_from_sql(applied)?;
+    if checksum != mark_checksum(applied) {
+        return Err(StoreError::Damaged("its mark".to_owned()));
+    }
     super::check_offset(applied, bounds)?;
     Ok(Loaded {
         applied,
@@ -127,11 +137,18 @@ fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
     if pages.saturating_mul(page_bytes) > CHECKED_BYTES_MAX {
         return Ok(());
     }
-    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    match answer.as_str() {
-        "ok" => Ok(()),
-        fault => Err(StoreError::Damaged(fault.to_owned())),
+    // Not the quick one, which doesn't hold indexes against their tables.
+    let answer: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if answer != "ok" {
+        return Err(StoreError::Damaged(answer));
     }
+    // Ended ones too, which nobody may ask for until much later.
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM transactions"))?;
+    let mut rows = statement.query([])?;
+    while let Some(found) = rows.next()? {
+        row::check(found)?;
+    }
+    Ok(())
 }
 
 /// Fills the filter; the index alone is read.
@@ -152,20 +169,25 @@ pub(super) fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreErr
 }
 
 fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, StoreError> {
-    let mut statement = connection
-        .prepare("SELECT name, version, at_offset, definition FROM workflows ORDER BY at_offset")?;
+    let mut statement = connection.prepare(
+        "SELECT name, version, at_offset, definition, checksum FROM workflows ORDER BY at_offset",
+    )?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let name: String = row.get(0)?;
         let version: u32 = row.get(1)?;
+        let at_offset = offset_from_sql(row.get(2)?)?;
         let definition: Vec<u8> = row.get(3)?;
         let damaged =
             |what: String| StoreError::Damaged(format!("workflow {name} {version}: {what}"));
+        if row.get::<_, u32>(4)? != workflow_checksum(at_offset, &definition) {
+            return Err(damaged("its checksum".to_owned()));
+        }
         let definition = wire::Workflow::decode(definition.as_slice())
             .map_err(|error| damaged(error.to_string()))?;
         let workflow = Workflow::check(&definition).map_err(|problem| damaged(problem.message))?;
-        found.push((offset_from_sql(row.get(2)?)?, Arc::new(workflow)));
+        found.push((at_offset, Arc::new(workflow)));
     }
     Ok(found)
 }
@@ -180,6 +202,23 @@ fn live(connection: &Connection, reader: &Reader) -> Result<Vec<row::Row>, Store
         found.push(row::read(row)?.with_payloads(reader)?);
     }
     Ok(found)
+}
+
+/// Of what SQLite itself doesn't guard: a flipped bit in a value is no damage to it.
+pub(super) fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+    parts.into_iter().fold(0, |checksum, part| {
+        let length = (part.len() as u64).to_le_bytes();
+        crc32c::crc32c_append(crc32c::crc32c_append(checksum, &length), part)
+    })
+}
+
+pub(super) fn mark_checksum(applied: Offset) -> u32 {
+    checksum([applied.to_le_bytes().as_slice()])
+}
+
+/// The definition has its name and version in it.
+pub(super) fn workflow_checksum(at: Offset, definition: &[u8]) -> u32 {
+    checksum([at.to_le_bytes().as_slice(), definition])
 }
 
 pub(super) fn offset_to_sql(offset: Offset) -> i64 {

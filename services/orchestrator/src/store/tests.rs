@@ -292,3 +292,49 @@ fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
         );
     }
 }
+
+/// SQLite guards its own structure, not what stands in a value.
+#[test]
+fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
+    let fixture = fixture();
+    let live = row(3, "k", TransactionState::Running, json(9), (0, 1));
+    let handover = Handover {
+        applied: 1,
+        rows: vec![Arc::new(live)],
+        ..Handover::default()
+    };
+    write(&fixture, vec![handover]);
+    let bounds = fixture.reader.bounds();
+    let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
+    let load = || schema::load(&connection, &bounds, &fixture.reader);
+    for column in ["snapshot", "payloads"] {
+        let read = format!("SELECT {column} FROM transactions");
+        let whole: Vec<u8> = connection.query_row(&read, [], |row| row.get(0)).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let spoil = format!("UPDATE transactions SET {column} = ?1");
+            connection.execute(&spoil, [&bytes]).unwrap();
+            assert!(load().unwrap_err().is_damage(), "{column}, bit {bit}");
+            connection.execute(&spoil, [&whole]).unwrap();
+        }
+    }
+    assert_eq!(load().unwrap().live.len(), 1);
+    for (table, column) in [
+        ("transactions", "update_us"),
+        ("transactions", "first_offset"),
+        ("transactions", "inline_max"),
+        ("transactions", "checksum"),
+        ("mark", "applied"),
+        ("mark", "checksum"),
+    ] {
+        let change = |by: i32| {
+            let change = format!("UPDATE {table} SET {column} = {column} + {by}");
+            connection.execute(&change, []).unwrap();
+        };
+        change(1);
+        assert!(load().unwrap_err().is_damage(), "{table}.{column}");
+        change(-1);
+    }
+    assert_eq!(load().unwrap().live.len(), 1);
+}

@@ -13,7 +13,7 @@ use proto::workflow::Workflow;
 use rusqlite::Connection;
 
 use super::row::{Row, RowEncoder};
-use super::schema::offset_to_sql;
+use super::schema::{mark_checksum, offset_to_sql, workflow_checksum};
 use super::{Place, StoreError};
 
 /// How long to wait before a write that failed is tried again.
@@ -211,26 +211,31 @@ impl Writer {
         let sql = self.connection.transaction()?;
         {
             let mut workflow = sql.prepare_cached(
-                "INSERT INTO workflows (name, version, at_offset, definition)
-                 VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET at_offset = excluded.at_offset",
+                "INSERT INTO workflows (name, version, at_offset, definition, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET at_offset = excluded.at_offset,
+                    definition = excluded.definition, checksum = excluded.checksum",
             )?;
             for (offset, definition) in &handover.workflows {
+                let encoded = definition.to_wire().encode_to_vec();
+                let checksum = workflow_checksum(*offset, &encoded);
                 workflow.execute((
                     definition.name.as_str(),
                     definition.version,
                     offset_to_sql(*offset),
-                    definition.to_wire().encode_to_vec(),
+                    encoded,
+                    checksum,
                 ))?;
             }
             let mut transaction = sql.prepare_cached(
                 "INSERT INTO transactions (id, workflow, state, start_us, update_us, ended,
-                    first_offset, idempotency_key, snapshot, payloads, inline_max)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+                    first_offset, idempotency_key, snapshot, payloads, inline_max, checksum)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT (id) DO UPDATE SET state = excluded.state,
                     update_us = excluded.update_us, ended = excluded.ended,
                     first_offset = excluded.first_offset, snapshot = excluded.snapshot,
-                    payloads = excluded.payloads, inline_max = excluded.inline_max",
+                    payloads = excluded.payloads, inline_max = excluded.inline_max,
+                    checksum = excluded.checksum",
             )?;
             let inline_max = self.place.inline_bytes_max;
             for row in &handover.rows {
@@ -252,6 +257,7 @@ impl Writer {
                     encoded.snapshot,
                     encoded.payloads,
                     offset_to_sql(inline_max),
+                    encoded.checksum,
                 ])?;
             }
             if let Some(before) = handover.forget_before {
@@ -260,8 +266,11 @@ impl Writer {
                 )?
                 .execute([offset_to_sql(before)])?;
             }
-            sql.prepare_cached("UPDATE mark SET applied = ?1")?
-                .execute([offset_to_sql(handover.applied)])?;
+            sql.prepare_cached("UPDATE mark SET applied = ?1, checksum = ?2")?
+                .execute((
+                    offset_to_sql(handover.applied),
+                    mark_checksum(handover.applied),
+                ))?;
         }
         sql.commit()?;
         if handover.forget_before.is_some() {
