@@ -76,7 +76,8 @@ impl World {
                 state.next_due()
             )
         });
-        format!("{live:?}; the engine has {engine:?}")
+        let hosts: Vec<_> = self.hosts.iter().map(crate::hosts::Host::shown).collect();
+        format!("{live:?}; the engine has {engine:?}; hosts: {hosts:?}")
     }
 
     fn finish(mut self) -> Tally {

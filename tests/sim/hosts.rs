@@ -95,6 +95,22 @@ impl Host {
         self.streams.get_mut(&self.current?)
     }
 
+    /// How it stands, for whoever wonders why something does not end.
+    pub(crate) fn shown(&self) -> String {
+        format!(
+            "{} offers {:?}, stream {:?}, session {:?}, {} running, {} held",
+            self.id,
+            self.offers
+                .iter()
+                .map(|offer| (offer.worker.as_str(), offer.slots))
+                .collect::<Vec<_>>(),
+            self.current,
+            self.session,
+            self.table.running_count(),
+            self.table.held_count()
+        )
+    }
+
     /// From now on it behaves.
     pub(crate) fn calm(&mut self) {
         self.silent_until = 0;

@@ -139,7 +139,7 @@ impl Plan {
         config.log.retention_age = millis(0);
         config.log.retention_bytes = ByteCount(0);
         if self.has(Fault::Trims) {
-            config.log.retention_bytes = ByteCount(*chance.pick(&[16_384, 32_768]));
+            config.log.retention_bytes = ByteCount(*chance.pick(&[8_192, 16_384, 32_768]));
         }
         config
     }

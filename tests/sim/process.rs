@@ -89,7 +89,11 @@ impl Process {
 
     /// Ends it where it stands.
     pub(crate) fn kill(&mut self, fate: StoreFate, chance: &mut Chance) {
-        // A process that closes its files would tidy state.db up, which a killed one doesn't.
+        // A process that closes its files writes the WAL back, which a killed one doesn't; but it may
+        // have done so a moment before.
+        if chance.one_in(2) {
+            self.running = None;
+        }
         let mut files: Vec<_> = STORE_FILES
             .iter()
             .filter_map(|name| Some((self.path(name), std::fs::read(self.path(name)).ok()?)))
@@ -104,7 +108,7 @@ impl Process {
             StoreFate::Lost => files.clear(),
             // Only the newest file is not synced; what is left of it begins at its beginning.
             StoreFate::Behind => {
-                if let Some((_, wal)) = files.get_mut(1) {
+                if let [_, (_, wal)] = &mut files[..] {
                     wal.truncate(chance.below(wal.len() as u64 + 1) as usize);
                 }
             }
@@ -136,12 +140,16 @@ impl Process {
     }
 }
 
-/// Overwrites a part.
+/// Flips a bit, or spoils a part.
 fn spoil(bytes: &mut [u8], chance: &mut Chance) {
     if bytes.is_empty() {
         return;
     }
     let from = chance.below(bytes.len() as u64) as usize;
+    if chance.one_in(2) {
+        bytes[from] ^= 1 << chance.below(8);
+        return;
+    }
     let to = (from + chance.within(1, 5_000) as usize).min(bytes.len());
     for byte in &mut bytes[from..to] {
         *byte ^= 0xa5;

@@ -264,8 +264,9 @@ impl World {
                 let Some(stream) = self.hosts[at].streams.get_mut(&number) else {
                     continue;
                 };
-                // One whose first message is still on its way has not come yet.
-                if stream.up.is_none() {
+                // One whose first message is still on its way has not come yet; in the calm it must not,
+                // since that may be a lie, and who claims a command for ever has no slot for ever.
+                if stream.up.is_none() && !self.calm {
                     continue;
                 }
                 stream.cut = true;
