@@ -41,7 +41,7 @@ sim: have-build ## Simulate faults: SEED=… again, or fresh seeds for SIM_SECON
 	SEED=$(SEED) FAULTS=$(FAULTS) STARTS=$(STARTS) STEPS=$(STEPS) SIM_SECONDS=$(SIM_SECONDS) \
 	  $(CARGO) test --locked -q -p tests --test sim -- --ignored --nocapture what_make_sim_asks_for
 
-# Rounds of `make chaos`; so many are what a release needs.
+# Rounds of `make chaos`; so many are what a release needs, and take a quarter of an hour.
 CHAOS_ROUNDS ?= 300
 
 chaos: have-build have-nextest ## Break real processes and files; CHAOS_ROUNDS=… (300).

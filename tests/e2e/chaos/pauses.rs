@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::batch::Stored;
+use proto::batch;
 use proto::event::{HostEvent, Kind};
 use rustix::process::Signal;
 use tests::Suite;
@@ -13,36 +13,51 @@ use tests::wait::{PATIENCE, a_moment, until};
 
 use super::Chaos;
 
-fn losses(events: &[Stored]) -> usize {
-    let lost = |kind: &Kind| {
-        matches!(
-            kind,
-            Kind::Host {
-                what: HostEvent::Lost,
-                ..
-            }
-        )
-    };
-    events
-        .iter()
-        .filter(|stored| lost(&stored.event.kind))
-        .count()
+/// How many hosts were lost; the log is read on from where it was read last.
+#[derive(Default)]
+struct Losses {
+    count: usize,
+    cursor: String,
 }
 
-async fn until_lost(suite: &Suite, more_than: usize) {
-    until("a host to be lost", PATIENCE, async || {
-        let lost = losses(&suite.events().await);
-        (lost > more_than)
-            .then_some(())
-            .ok_or(format!("{lost} losses"))
-    })
-    .await;
+impl Losses {
+    async fn look(&mut self, suite: &Suite) -> usize {
+        let client = suite.client();
+        let stream = client.read_log(&self.cursor, false).await;
+        let mut stream = stream.expect("the log opens");
+        while let Some(message) = stream.message().await.expect("it reads on") {
+            self.cursor = message.cursor;
+            let Some(bytes) = message.batch else { continue };
+            let events = batch::decode(&bytes, None).expect("a batch").events;
+            let lost = |kind: &Kind| match kind {
+                Kind::Host { what, .. } => matches!(what, HostEvent::Lost),
+                _ => false,
+            };
+            self.count += events
+                .iter()
+                .filter(|stored| lost(&stored.event.kind))
+                .count();
+        }
+        self.count
+    }
+
+    /// Waits until one more is lost.
+    async fn one_more(&mut self, suite: &Suite, before: usize) {
+        until("a host to be lost", PATIENCE, async || {
+            let lost = self.look(suite).await;
+            (lost > before)
+                .then_some(())
+                .ok_or(format!("{lost} losses"))
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn whoever_stands_still_comes_back_and_counts_nothing_twice() {
     let mut chance = Chance::new();
     let chaos = Chaos::start(Suite::builder()).await;
+    let mut losses = Losses::default();
     let pauses = rounds(4, 60);
     for pause in 0..pauses {
         progress("pauses", pause, pauses);
@@ -55,14 +70,13 @@ async fn whoever_stands_still_comes_back_and_counts_nothing_twice() {
             1 => &suite.orchestrator,
             _ => &suite.monitor,
         };
-        let before = if which == 0 {
-            losses(&suite.events().await)
-        } else {
-            0
+        let before = match which {
+            0 => losses.look(suite).await,
+            _ => 0,
         };
         process.signal(Signal::STOP);
         if which == 0 {
-            until_lost(suite, before).await;
+            losses.one_more(suite, before).await;
         } else {
             for _ in 0..chance.below(150) {
                 a_moment().await;
@@ -70,8 +84,8 @@ async fn whoever_stands_still_comes_back_and_counts_nothing_twice() {
         }
         process.signal(Signal::CONT);
     }
-    let (_suite, events) = chaos.compare().await;
-    assert!(losses(&events) > 0);
+    assert!(losses.count > 0);
+    chaos.compare().await;
 }
 
 #[tokio::test]
@@ -95,9 +109,10 @@ async fn a_connection_that_is_cut_or_silent_loses_and_repeats_nothing() {
     }
     // Half open: both ends believe in a connection that carries nothing any more.
     chaos.acknowledged(20).await;
-    let before = losses(&chaos.suite.events().await);
+    let mut losses = Losses::default();
+    let before = losses.look(&chaos.suite).await;
     proxy.freeze();
-    until_lost(&chaos.suite, before).await;
+    losses.one_more(&chaos.suite, before).await;
     proxy.thaw();
     chaos.acknowledged(20).await;
     chaos.compare().await;
