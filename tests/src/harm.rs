@@ -44,7 +44,7 @@ impl TestHost {
         Self { process, record }
     }
 
-    /// Starts it, and waits until `suite` has one more host than before.
+    /// Starts it, and waits until it has connected to `suite`.
     pub async fn start(mut self, suite: &Suite) -> Self {
         self.start_again(suite).await;
         self
@@ -52,11 +52,12 @@ impl TestHost {
 
     /// As [`TestHost::start`].
     pub async fn start_again(&mut self, suite: &Suite) {
-        let before = metric(suite, "multiagents_orchestrator_hosts_connected").await;
+        // By the log: how many are connected may still count its life before.
+        let before = count(&suite.events().await, is_connected);
         self.process.start();
         until("the host to connect", PATIENCE, async || {
-            let now = metric(suite, "multiagents_orchestrator_hosts_connected").await;
-            (now > before).then_some(()).ok_or(format!("{now} hosts"))
+            let now = count(&suite.events().await, is_connected);
+            (now > before).then_some(()).ok_or(format!("{now} came"))
         })
         .await;
     }
@@ -116,6 +117,14 @@ pub fn is_lost(event: &Event) -> bool {
         return false;
     };
     matches!(what, CommandEvent::Lost { .. })
+}
+
+/// Whether a host came.
+fn is_connected(event: &Event) -> bool {
+    let Kind::Host { what, .. } = &event.kind else {
+        return false;
+    };
+    matches!(what, HostEvent::Connected { .. })
 }
 
 /// Whether a host was lost.
