@@ -32,6 +32,15 @@ impl Payload {
         }
     }
 
+    /// A copy of its own: a slice keeps alive all that it was read with.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        match self {
+            Self::Held(bytes) => Self::Held(Bytes::copy_from_slice(bytes)),
+            Self::Absent(size) => Self::Absent(*size),
+        }
+    }
+
     /// Its bytes; none where they are not at hand.
     pub fn bytes(&self) -> Bytes {
         match self {

@@ -4,8 +4,6 @@
 use std::num::NonZeroI64;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use proto::error::{Problem, Reason};
 use proto::event::{Command, CommandEvent, Event, Failure, HostEvent, Kind, TransactionEvent};
 use proto::id::{StepName, Time, TransactionId, WorkflowName};
@@ -329,9 +327,7 @@ impl Transaction {
     }
 }
 
-/// A payload on its own: a slice would keep its whole batch in memory.
+/// A slice would keep its whole batch in memory.
 fn detach(payload: &mut Payload) {
-    if let Payload::Held(bytes) = payload {
-        *bytes = Bytes::copy_from_slice(bytes);
-    }
+    *payload = payload.copied();
 }

@@ -46,12 +46,10 @@ pub(super) struct Transaction {
 
 /// An input as memory keeps it: a small one is copied, since what is shared takes more than it has.
 fn kept(input: &Payload) -> Payload {
-    const SMALL_BYTES: usize = 1 << 10;
-    match input {
-        Payload::Held(bytes) if bytes.len() <= SMALL_BYTES => {
-            Payload::Held(Bytes::copy_from_slice(bytes))
-        }
-        large => large.clone(),
+    const SMALL_BYTES: u64 = 1 << 10;
+    match input.size() <= SMALL_BYTES {
+        true => input.copied(),
+        false => input.clone(),
     }
 }
 

@@ -218,7 +218,7 @@ fn fetch(row: &mut Row, inline_max: u64, log: &Reader) -> Result<(), StoreError>
     };
     let damaged = || StoreError::Damaged(format!("the payloads of transaction {}", row.id));
     if row.carried.start.input.size() > inline_max {
-        row.carried.start.input = copied(&from_first(None).ok_or_else(damaged)?);
+        row.carried.start.input = from_first(None).ok_or_else(damaged)?.copied();
     }
     let first_offset = row.first_offset;
     for step in &mut row.carried.steps {
@@ -240,7 +240,7 @@ fn fetch(row: &mut Row, inline_max: u64, log: &Reader) -> Result<(), StoreError>
                 _ => None,
             }
         };
-        *result = copied(&found.ok_or_else(damaged)?);
+        *result = found.ok_or_else(damaged)?.copied();
     }
     Ok(())
 }
@@ -257,14 +257,6 @@ fn event_at(log: &Reader, offset: Offset) -> Result<Event, StoreError> {
         .find(|stored| stored.offset == offset)
         .map(|stored| stored.event)
         .ok_or_else(damaged)
-}
-
-/// A slice would keep the whole record that it was read with.
-fn copied(payload: &Payload) -> Payload {
-    match payload {
-        Payload::Held(bytes) => Payload::Held(Bytes::copy_from_slice(bytes)),
-        Payload::Absent(size) => Payload::Absent(*size),
-    }
 }
 
 /// In the order in which a batch keeps them.
