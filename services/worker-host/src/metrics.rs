@@ -1,9 +1,9 @@
 //! What the host does, for `/metrics`. Every series is there from the start, so that a rate has a
 //! zero to begin at; a command costs a few atomic additions.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use foldhash::HashMap;
 use multiagents_client::{Observed, Outcome, Worker};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
