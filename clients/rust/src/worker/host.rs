@@ -1,11 +1,12 @@
 //! A host of workers: what it offers, where to, and its life from the first connection to the
 //! orderly end.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt as _};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{Semaphore, mpsc};
@@ -183,7 +184,12 @@ impl HostBuilder {
     /// Who is told what the host does; called on the runtime's threads, so it must not block.
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Observed<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Arc::new(observer);
+        // It is called where the host does its work, which goes on whatever happens to it.
+        self.observer = Arc::new(move |observed| {
+            if catch_unwind(AssertUnwindSafe(|| observer(observed))).is_err() {
+                tracing::error!(?observed, "who watches the host panicked");
+            }
+        });
         self
     }
 
