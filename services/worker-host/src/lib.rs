@@ -24,6 +24,7 @@ use multiagents_client::{BackOff, Error, Host, Observed};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -68,6 +69,8 @@ pub async fn run(
         host = host.worker(worker, slots);
     }
 
+    // A task of its own, so that handlers which are begun in it have one.
+    let host = AbortOnDropHandle::new(tokio::spawn(host.run(shutdown.clone())));
     // The server outlives the drain, so that it can be watched.
     let stop_server = CancellationToken::new();
     let server = kit::serve(service, listener, stop_server.clone());
@@ -79,7 +82,7 @@ pub async fn run(
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            left = host.run(shutdown.clone()) => left,
+            left = host => left,
             () = draining => unreachable!("it only waits"),
         }
     };
@@ -91,7 +94,7 @@ pub async fn run(
         left = &mut work => left,
     };
     server.await?;
-    match left {
+    match left.context("the host broke down")? {
         Ok(_) => Ok(()),
         Err(error @ Error::Invalid(_)) => Err(kit::exit_with(kit::exit::CONFIG, error)),
         Err(error) => Err(error.into()),

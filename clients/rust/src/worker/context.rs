@@ -2,7 +2,7 @@
 //!
 //! Parsed when it is first looked at, so that a handler which doesn't look pays nothing.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::wire;
 use crate::worker::failure::Failure;
+
+/// Whether a handler was told to stop. Its token is made when the handler asks for it or when it is
+/// told, whichever comes first: most end without either.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told(Arc<OnceLock<CancellationToken>>);
+
+impl Told {
+    pub(crate) fn tell(&self) {
+        self.token().cancel();
+    }
+
+    fn token(&self) -> &CancellationToken {
+        self.0.get_or_init(CancellationToken::new)
+    }
+
+    fn is_told(&self) -> bool {
+        self.0.get().is_some_and(CancellationToken::is_cancelled)
+    }
+}
 
 /// One command's context.
 #[derive(Debug)]
@@ -25,15 +44,11 @@ pub struct Context {
     undo: Option<wire::UndoContext>,
     trace_parent: String,
     deadline: Instant,
-    cancelled: CancellationToken,
+    told: Told,
 }
 
 impl Context {
-    pub(crate) fn new(
-        command: wire::Command,
-        deadline: Instant,
-        cancelled: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(command: wire::Command, deadline: Instant, told: Told) -> Self {
         Self {
             pieces: command.context_json,
             object: OnceLock::new(),
@@ -44,7 +59,7 @@ impl Context {
             undo: command.undo,
             trace_parent: command.trace_parent,
             deadline,
-            cancelled,
+            told,
         }
     }
 
@@ -57,7 +72,7 @@ impl Context {
             ..Default::default()
         };
         let deadline = Instant::now() + Duration::from_secs(3_600);
-        Self::new(command, deadline, CancellationToken::new())
+        Self::new(command, deadline, Told::default())
     }
 
     /// The whole context: a later step's result has replaced an earlier one's key.
@@ -165,12 +180,12 @@ impl Context {
     /// Cancelled when the command is, at its deadline as well. An async handler is stopped by
     /// itself; a blocking one must look.
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.cancelled
+        self.told.token()
     }
 
     /// Whether a blocking handler should stop.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
+        self.told.is_told()
     }
 }
 
@@ -241,7 +256,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        Context::new(command, Instant::now(), CancellationToken::new())
+        Context::new(command, Instant::now(), Told::default())
     }
 
     #[test]
@@ -287,6 +302,20 @@ mod tests {
         );
         assert_eq!(context.step(), "charge");
         assert_eq!(context.attempt(), 3);
+    }
+
+    #[test]
+    fn a_handler_learns_that_it_was_told_to_stop_whether_it_asked_before_or_not() {
+        for asks_before in [false, true] {
+            let told = Told::default();
+            let context = Context::new(wire::Command::default(), Instant::now(), told.clone());
+            let asked = asks_before.then(|| context.cancellation().clone());
+            assert!(!context.is_cancelled());
+            told.tell();
+            assert!(context.is_cancelled());
+            assert!(context.cancellation().is_cancelled());
+            assert!(asked.is_none_or(|token| token.is_cancelled()));
+        }
     }
 
     #[test]

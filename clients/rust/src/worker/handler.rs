@@ -15,7 +15,7 @@ use crate::worker::failure::Failure;
 pub(crate) type Handled = Result<Bytes, Failure>;
 /// A handler at work.
 pub(crate) type Running = Pin<Box<dyn Future<Output = Handled> + Send>>;
-type AsyncHandler = dyn Fn(Context) -> Running + Send + Sync;
+pub(crate) type AsyncHandler = dyn Fn(Context) -> Running + Send + Sync;
 type BlockingHandler = dyn Fn(Context) -> Handled + Send + Sync;
 
 /// A named handler.
@@ -97,10 +97,14 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// A result as JSON text.
+/// A result as JSON text; the empty object, which says that there is nothing to say, is always the
+/// same one.
 fn written(result: &impl Serialize) -> Handled {
     serde_json::to_vec(result)
-        .map(Bytes::from)
+        .map(|text| match &text[..] {
+            b"{}" => Bytes::from_static(b"{}"),
+            _ => Bytes::from(text),
+        })
         .map_err(|error| {
             Failure::new(
                 "ResultInvalid",

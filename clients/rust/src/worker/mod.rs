@@ -10,6 +10,7 @@ mod handler;
 mod run;
 #[doc(hidden)]
 pub mod table;
+mod commands;
 mod heartbeat;
 mod opening;
 mod session;

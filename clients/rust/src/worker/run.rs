@@ -16,9 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::{self, command_result};
-use crate::worker::context::Context;
+use crate::worker::context::{Context, Told};
 use crate::worker::failure::Failure;
-use crate::worker::handler::{Handled, Handler, Running};
+use crate::worker::handler::{AsyncHandler, Handled, Handler, Running};
 
 /// How long a blocking handler that was told to stop is awaited before its command is answered
 /// without it. Its slot stays taken until it does stop.
@@ -70,17 +70,15 @@ impl Ending {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) command_id: String,
-    pub(crate) worker: Arc<str>,
     pub(crate) ending: Ending,
     pub(crate) wait: Duration,
     pub(crate) run: Duration,
 }
 
-/// A command about to run. Most handlers are done at once or soon, and what only the others need
-/// stands in boxes, so that a command's task is small.
+/// A command about to run in a task of its own. Most handlers are done at once or soon, and what only
+/// the others need stands in boxes, so that the task is small.
 pub(crate) struct Job {
     pub(crate) command: wire::Command,
-    pub(crate) worker: Arc<str>,
     pub(crate) handler: Handler,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) arrived: Instant,
@@ -97,14 +95,12 @@ impl Job {
         started: impl FnOnce(&str),
     ) -> Ended {
         let command_id = self.command.command_id.clone();
-        let worker = self.worker.clone();
         let arrived = self.arrived;
         let (ending, began) = self.handle(permit, started).await;
         let ended = Instant::now();
         let began = began.unwrap_or(ended);
         Ended {
             command_id,
-            worker,
             ending,
             wait: began.duration_since(arrived),
             run: ended.duration_since(began),
@@ -125,25 +121,20 @@ impl Job {
         };
         started(&self.command.command_id);
         let began = Instant::now();
-        // The handler's own token: it is cancelled at the deadline too.
-        let told = CancellationToken::new();
         let command = std::mem::take(&mut self.command);
-        let context = Context::new(command, self.deadline, told.clone());
         let ending = match &self.handler {
             Handler::Async(handler) => {
-                let mut running = Guarded::new(|| handler(context));
-                let at_once =
-                    poll_fn(|context| Poll::Ready(Pin::new(&mut running).poll(context))).await;
-                let ending = match at_once {
-                    Poll::Ready(handled) => ending_of(handled),
-                    Poll::Pending => {
-                        Box::pin(awaited(running, self.deadline, &self.cancelled, &told)).await
-                    }
+                let mut begun = Begun::new(&**handler, command, self.deadline);
+                let ending = match poll_fn(|context| Poll::Ready(begun.poll(context))).await {
+                    Some(ending) => ending,
+                    None => Box::pin(begun.ended(&self.cancelled)).await,
                 };
                 drop(permit);
                 ending
             }
             Handler::Blocking(handler) => {
+                let told = Told::default();
+                let context = Context::new(command, self.deadline, told.clone());
                 let handler = handler.clone();
                 let task = tokio::task::spawn_blocking(move || {
                     let handled = catch_unwind(AssertUnwindSafe(|| handler(context)));
@@ -168,21 +159,44 @@ impl Job {
     }
 }
 
-/// An async handler to its end, or to the first reason to stop it: it is then dropped.
-async fn awaited(
-    mut running: Guarded,
+/// An async handler that has begun.
+pub(crate) struct Begun {
+    running: Guarded,
     deadline: Instant,
-    cancelled: &CancellationToken,
-    told: &CancellationToken,
-) -> Ending {
-    let stopped = tokio::select! {
-        biased;
-        handled = &mut running => return ending_of(handled),
-        () = cancelled.cancelled() => Ending::Cancelled,
-        () = tokio::time::sleep_until(deadline.into()) => Ending::TimedOut,
-    };
-    told.cancel();
-    stopped
+    /// The handler's own: it is told at the deadline too.
+    told: Told,
+}
+
+impl Begun {
+    pub(crate) fn new(handler: &AsyncHandler, command: wire::Command, deadline: Instant) -> Self {
+        let told = Told::default();
+        let context = Context::new(command, deadline, told.clone());
+        Self {
+            running: Guarded::new(|| handler(context)),
+            deadline,
+            told,
+        }
+    }
+
+    /// Its end, if it comes at once; most do.
+    pub(crate) fn poll(&mut self, context: &mut task::Context<'_>) -> Option<Ending> {
+        match Pin::new(&mut self.running).poll(context) {
+            Poll::Ready(handled) => Some(ending_of(handled)),
+            Poll::Pending => None,
+        }
+    }
+
+    /// To its end, or to the first reason to stop it: it is then dropped.
+    pub(crate) async fn ended(mut self, cancelled: &CancellationToken) -> Ending {
+        let stopped = tokio::select! {
+            biased;
+            handled = &mut self.running => return ending_of(handled),
+            () = cancelled.cancelled() => Ending::Cancelled,
+            () = tokio::time::sleep_until(self.deadline.into()) => Ending::TimedOut,
+        };
+        self.told.tell();
+        stopped
+    }
 }
 
 /// A blocking handler to its end, or a little past the first reason to stop it.
@@ -190,7 +204,7 @@ async fn awaited_thread(
     mut task: tokio::task::JoinHandle<Handled>,
     deadline: Instant,
     cancelled: &CancellationToken,
-    told: &CancellationToken,
+    told: &Told,
 ) -> Ending {
     let joined = |handled: Result<Handled, tokio::task::JoinError>| {
         // A panic was caught inside; what is left is a runtime that goes away.
@@ -202,7 +216,7 @@ async fn awaited_thread(
         () = cancelled.cancelled() => Ending::Cancelled,
         () = tokio::time::sleep_until(deadline.into()) => Ending::TimedOut,
     };
-    told.cancel();
+    told.tell();
     match tokio::time::timeout(BLOCKING_GRACE, task).await {
         // It finished its work before it saw the token: that is what the command came to.
         Ok(Ok(Ok(result))) if matches!(stopped, Ending::Cancelled) => Ending::Completed(result),
@@ -218,7 +232,7 @@ fn ending_of(handled: Handled) -> Ending {
 }
 
 /// A result that the orchestrator would refuse is a failure that says so, at once.
-fn checked(ending: Ending, result_bytes_max: usize) -> Ending {
+pub(crate) fn checked(ending: Ending, result_bytes_max: usize) -> Ending {
     let Ending::Completed(result) = &ending else {
         return ending;
     };

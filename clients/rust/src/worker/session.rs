@@ -2,7 +2,8 @@
 //! takes.
 //!
 //! Results leave in batches of what has piled up, are kept until they are acknowledged, and are
-//! sent again in the next session. No handler runs here and nothing waits for one.
+//! sent again in the next session. What runs the handlers is the host's [`Commands`]; nothing here
+//! waits for one.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,16 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
 
 use crate::error::Error;
-use crate::time::{from_wire, to_wire};
-use crate::wire::{
-    Announce, Command, CommandResult, ConnectRequest, ConnectResponse, SystemSample,
-};
-use crate::worker::failure::Failure;
+use crate::wire::{Announce, ConnectRequest, ConnectResponse, SystemSample};
+use crate::worker::commands::{Commands, TooMany};
 use crate::worker::heartbeat::Heartbeats;
 use crate::worker::host::{Departure, Observed, Observer, Offer};
 use crate::worker::opening::{Session, beat_of, open};
-use crate::worker::run::{Ended, Ending, Job};
-use crate::worker::table::{Admission, Table};
 
 /// How many bytes of results go into one message, unless a single one is larger. The orchestrator
 /// takes 4 MiB.
@@ -32,20 +28,6 @@ const RESULTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a drained host listens for commands that crossed with its word that it is draining.
 const CROSSING: Duration = Duration::from_millis(100);
-/// How many handlers' reports are taken at once.
-const REPORTS_AT_ONCE: usize = 256;
-/// A deadline no later than this: the longest timeout of the contract.
-const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 86_400);
-/// A command without a timeout, which the contract doesn't know, gets the contract's default.
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
-
-/// What a running command tells.
-enum Report {
-    /// A slot took it after a wait.
-    Started(String),
-    /// It came to its outcome.
-    Ended(Ended),
-}
 
 /// How a session ended.
 pub(crate) enum SessionEnd {
@@ -62,14 +44,9 @@ pub(crate) struct Hub {
     heartbeats: Heartbeats,
     samples: Option<mpsc::Receiver<SystemSample>>,
     observer: Observer,
-    result_bytes_max: usize,
     shutdown: CancellationToken,
     drain_grace: Duration,
-    /// Cancelled when the host is gone: every handler's token is a child of it.
-    stop: CancellationToken,
-    table: Table,
-    reports: mpsc::Receiver<Report>,
-    report: mpsc::Sender<Report>,
+    commands: Commands,
     /// What is to be sent besides results.
     sampled: Vec<SystemSample>,
     /// True while the orchestrator is to be told that this host is draining.
@@ -94,23 +71,17 @@ impl Hub {
         drain_grace: Duration,
         stop: CancellationToken,
     ) -> Self {
-        // Every slot with a command, every one of them ended and waiting for its acknowledgement,
-        // and some room. An orchestrator that sends more breaks the contract.
-        let commands_max = offer.slots * 4 + 256;
-        let (report, reports) = mpsc::channel(commands_max);
+        let offer = Arc::new(offer);
+        let commands = Commands::new(offer.clone(), observer.clone(), result_bytes_max, stop);
         Self {
             address,
-            offer: Arc::new(offer),
+            offer,
             heartbeats,
             samples,
             observer,
-            result_bytes_max,
             shutdown,
             drain_grace,
-            stop,
-            table: Table::new(commands_max),
-            reports,
-            report,
+            commands,
             sampled: Vec::new(),
             draining_untold: false,
             give_up: None,
@@ -125,7 +96,7 @@ impl Hub {
             workers: self.offer.announced(),
             machine: self.offer.machine.clone(),
             version: self.offer.version.clone(),
-            held_command_ids: self.table.command_ids(),
+            held_command_ids: self.commands.table.command_ids(),
         };
         open(self.address.clone(), announce)
     }
@@ -137,7 +108,6 @@ impl Hub {
         awaited: impl Future<Output = T>,
     ) -> (Option<T>, Option<Departure>) {
         let mut awaited = pin!(awaited);
-        let mut reports = Vec::new();
         loop {
             if let Some(departure) = self.departure() {
                 return (None, Some(departure));
@@ -145,9 +115,7 @@ impl Hub {
             tokio::select! {
                 biased;
                 done = &mut awaited => return (Some(done), None),
-                _ = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
-                    self.take_reports(&mut reports);
-                }
+                () = self.commands.reported() => {}
                 sample = next_sample(&mut self.samples) => {
                     // Only the newest is worth anything later.
                     self.sampled = vec![sample];
@@ -161,14 +129,14 @@ impl Hub {
     /// How the host leaves, once it may: asked to stop, and done or out of time.
     fn departure(&self) -> Option<Departure> {
         let give_up = self.give_up?;
-        let done = self.table.is_empty();
+        let done = self.commands.table.is_empty();
         (done || Instant::now() >= give_up).then(|| self.leave())
     }
 
     fn leave(&self) -> Departure {
         let departure = Departure {
-            unfinished: self.table.running_count(),
-            undelivered: self.table.held_count(),
+            unfinished: self.commands.table.running_count(),
+            undelivered: self.commands.table.held_count(),
         };
         if departure != Departure::default() {
             tracing::warn!(
@@ -182,7 +150,7 @@ impl Hub {
 
     fn begin_draining(&mut self) {
         tracing::info!(
-            running = self.table.running_count(),
+            running = self.commands.table.running_count(),
             "draining: no new commands"
         );
         self.give_up = Some(Instant::now() + self.drain_grace);
@@ -215,7 +183,7 @@ impl Hub {
             mut responses,
         } = session;
         for revoked in &welcome.revoked_command_ids {
-            if self.table.revoke(revoked) {
+            if self.commands.table.revoke(revoked) {
                 let (command_id, reason) = (revoked, "LEASE_LAPSED");
                 tracing::warn!(
                     command_id,
@@ -224,7 +192,7 @@ impl Hub {
                 (self.observer)(&Observed::Refused { command_id, reason });
             }
         }
-        self.table.send_again();
+        self.commands.table.send_again();
         self.draining_untold = self.give_up.is_some();
         let session_id = welcome.session_id.clone();
         tracing::info!(session_id, address = %self.address, "a session is open");
@@ -254,16 +222,15 @@ impl Hub {
         requests: &mpsc::Sender<ConnectRequest>,
         responses: &mut Streaming<ConnectResponse>,
     ) -> Result<Departure, Error> {
-        let mut reports = Vec::new();
         let mut leave_at = None;
+        let shutdown = self.shutdown.clone();
+        let mut asked_to_stop = pin!(shutdown.cancelled());
         loop {
             let to_say = self.has_something_to_say();
             leave_at = self.leave_at(to_say, leave_at);
             tokio::select! {
                 biased;
-                _ = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
-                    self.take_reports(&mut reports);
-                }
+                () = self.commands.reported() => {}
                 response = responses.message() => match response {
                     Ok(Some(response)) => self.take_response(response)?,
                     Ok(None) => return Err(self.ended("the orchestrator ended the session")),
@@ -272,7 +239,7 @@ impl Hub {
                 sample = next_sample(&mut self.samples), if self.give_up.is_none() => {
                     self.take_sample(sample);
                 }
-                () = asked_to_stop(&self.shutdown, self.give_up) => self.begin_draining(),
+                () = &mut asked_to_stop, if self.give_up.is_none() => self.begin_draining(),
                 Some(gone) = self.heartbeats.gone.recv() => if gone == session_id {
                     return Err(self.ended("the orchestrator no longer knows the session"));
                 },
@@ -280,11 +247,8 @@ impl Hub {
                     let Ok(permit) = permit else {
                         return Err(self.ended("the session's stream is closed"));
                     };
-                    // Handlers that are done within one turn of the runtime ride along.
-                    tokio::task::yield_now().await;
-                    while let Ok(report) = self.reports.try_recv() {
-                        self.take_report(report);
-                    }
+                    // Results that are there by then ride along.
+                    self.commands.one_turn().await;
                     permit.send(self.next_request());
                 }
                 () = until(leave_at) => return Ok(self.leave()),
@@ -296,7 +260,7 @@ impl Hub {
     /// when its time is over and it has said what it has to say, or nobody takes that.
     fn leave_at(&self, to_say: bool, before: Option<Instant>) -> Option<Instant> {
         let give_up = self.give_up?;
-        Some(match (to_say, self.table.is_empty()) {
+        Some(match (to_say, self.commands.table.is_empty()) {
             (true, _) => give_up + FAREWELL_TIMEOUT,
             (false, false) => give_up,
             (false, true) => {
@@ -307,15 +271,15 @@ impl Hub {
     }
 
     fn has_something_to_say(&self) -> bool {
-        self.draining_untold || self.table.has_unsent() || !self.sampled.is_empty()
+        self.draining_untold || self.commands.table.has_unsent() || !self.sampled.is_empty()
     }
 
     /// Everything that has piled up, as far as one message holds it.
     fn next_request(&mut self) -> ConnectRequest {
         ConnectRequest {
             announce: None,
-            progress: self.table.next_progress(),
-            results: self.table.next_results(RESULTS_BYTES_MAX),
+            progress: self.commands.table.next_progress(),
+            results: self.commands.table.next_results(RESULTS_BYTES_MAX),
             samples: std::mem::take(&mut self.sampled),
             draining: std::mem::take(&mut self.draining_untold),
         }
@@ -329,106 +293,18 @@ impl Hub {
                 tracing::warn!(command_id, reason, "a result was refused, and is dropped");
                 (self.observer)(&Observed::Refused { command_id, reason });
             }
-            self.table.acknowledge(&acknowledged.command_id);
+            self.commands.table.acknowledge(&acknowledged.command_id);
         }
         for cancel in &response.cancels {
-            self.table.cancel(&cancel.command_id);
+            self.commands.table.cancel(&cancel.command_id);
         }
-        for command in response.commands {
-            self.take_command(command)?;
+        if let Err(TooMany) = self.commands.take(response.commands) {
+            return Err(self.ended("the orchestrator sent more commands than there are slots"));
         }
         if response.draining {
             tracing::info!("the orchestrator is going away; results are kept until it is back");
         }
         Ok(())
-    }
-
-    /// Starts a command, in a free slot at once or when there is one.
-    fn take_command(&mut self, command: Command) -> Result<(), Error> {
-        let arrived = Instant::now();
-        let cancelled = self.stop.child_token();
-        match self.table.admit(&command.command_id, &cancelled) {
-            Admission::New => {}
-            Admission::Known => {
-                tracing::debug!(command_id = command.command_id, "delivered twice; ignored");
-                return Ok(());
-            }
-            Admission::Full => {
-                return Err(self.ended("the orchestrator sent more commands than there are slots"));
-            }
-        }
-        let Some((name, offered)) = self.offer.workers.get_key_value(command.worker.as_str())
-        else {
-            let message = format!("this host has no worker \"{}\"", command.worker);
-            self.table.finish(CommandResult {
-                command_id: command.command_id,
-                outcome: Some(Ending::Failed(Failure::new("WorkerUnknown", message)).into_wire()),
-                ..Default::default()
-            });
-            return Ok(());
-        };
-        let timeout = command.timeout.as_ref().map(from_wire);
-        let timeout = timeout.filter(|timeout| !timeout.is_zero());
-        let timeout = timeout.unwrap_or(TIMEOUT_DEFAULT).min(TIMEOUT_MAX);
-        let permit = offered.free.clone().try_acquire_owned().ok();
-        let job = Box::new(Job {
-            worker: name.clone(),
-            handler: offered.handler.clone(),
-            slots: offered.free.clone(),
-            arrived,
-            deadline: arrived + timeout,
-            cancelled,
-            result_bytes_max: self.result_bytes_max,
-            command,
-        });
-        let at_once = permit.is_some();
-        if at_once {
-            self.table.begin(&job.command.command_id);
-        }
-        let (report, observer) = (self.report.clone(), self.observer.clone());
-        tokio::spawn(async move {
-            let worker = job.worker.clone();
-            let mut began = false;
-            let ended = job
-                .run(permit, |command_id| {
-                    began = true;
-                    observer(&Observed::Started { worker: &worker });
-                    if !at_once {
-                        // For watching only: when the channel is full it may be left out.
-                        let _ = report.try_send(Report::Started(command_id.to_owned()));
-                    }
-                })
-                .await;
-            observer(&Observed::Ended {
-                worker: &ended.worker,
-                outcome: ended.ending.outcome(),
-                wait: ended.wait,
-                run: ended.run,
-                started: began,
-            });
-            // Fails only when the host is gone.
-            let _ = report.send(Report::Ended(ended)).await;
-        });
-        Ok(())
-    }
-
-    fn take_reports(&mut self, reports: &mut Vec<Report>) {
-        for report in reports.drain(..) {
-            self.take_report(report);
-        }
-    }
-
-    fn take_report(&mut self, report: Report) {
-        match report {
-            Report::Started(command_id) => self.table.begin(&command_id),
-            Report::Ended(ended) => self.table.finish(CommandResult {
-                command_id: ended.command_id,
-                outcome: Some(ended.ending.into_wire()),
-                wait: Some(to_wire(ended.wait)),
-                run: Some(to_wire(ended.run)),
-                began: false,
-            }),
-        }
     }
 
     /// A connection that is stuck must not pile samples up: the oldest goes.

@@ -4,14 +4,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use multiagents_client::wire::{ConnectResponse, Stage};
-use multiagents_client::{Failure, Worker};
+use multiagents_client::wire::{Command, ConnectResponse, Stage};
+use multiagents_client::{Failure, HostBuilder, Observed, Worker};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::fake::{Orchestrator, PATIENCE, Running, host, soon};
 
 const LONG: Duration = Duration::from_secs(60);
+
+/// So many commands in one message.
+fn many(count: usize) -> ConnectResponse {
+    let commands = (0..count).map(|at| Command {
+        command_id: format!("t/s{at}/do#1"),
+        worker: "w".into(),
+        context_json: vec!["{\"data\":\"x\"}".into()],
+        attempt: 1,
+        ..Default::default()
+    });
+    ConnectResponse {
+        commands: commands.collect(),
+        ..Default::default()
+    }
+}
+
+/// Runs a host on a runtime of its own that has one thread, and in no task of it.
+fn run_apart(host: HostBuilder) {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(host.run(tokio_util::sync::CancellationToken::new()))
+    });
+}
 
 fn echo() -> Worker {
     Worker::new("w", |context| async move {
@@ -280,14 +306,7 @@ async fn heartbeats_go_on_while_every_thread_of_the_handlers_is_busy() {
             Ok(json!({ "beats": seen.load(Ordering::SeqCst) >= until }))
         }
     });
-    let host = host(&orchestrator, worker, 1);
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(host.run(tokio_util::sync::CancellationToken::new()))
-    });
+    run_apart(host(&orchestrator, worker, 1));
     let mut session = orchestrator.session().await;
     session.command("t/s/do#1", "w", LONG);
     assert_eq!(
@@ -301,17 +320,7 @@ async fn results_that_pile_up_leave_together() {
     let mut orchestrator = Orchestrator::start().await;
     let _host = Running::start(host(&orchestrator, echo(), 100));
     let mut session = orchestrator.session().await;
-    let commands = (0..100).map(|at| multiagents_client::wire::Command {
-        command_id: format!("t/s{at}/do#1"),
-        worker: "w".into(),
-        context_json: vec!["{\"data\":\"x\"}".into()],
-        attempt: 1,
-        ..Default::default()
-    });
-    session.send(ConnectResponse {
-        commands: commands.collect(),
-        ..Default::default()
-    });
+    session.send(many(100));
     let (mut results, mut messages) = (0, 0);
     while results < 100 {
         let message = soon(session.message()).await.unwrap();
@@ -319,4 +328,99 @@ async fn results_that_pile_up_leave_together() {
         messages += 1;
     }
     assert!(messages < 50, "{messages} messages for 100 results");
+}
+
+#[tokio::test]
+async fn a_handler_goes_on_from_its_first_wait_whatever_it_waits_for() {
+    let mut orchestrator = Orchestrator::start().await;
+    let worker = Worker::new("w", |context| async move {
+        match context.step() {
+            "yield" => tokio::task::yield_now().await,
+            "sleep" => tokio::time::sleep(Duration::from_millis(1)).await,
+            "task" => tokio::spawn(async {}).await?,
+            "thread" => tokio::task::spawn_blocking(|| {}).await?,
+            _ => {
+                let (told, told_here) = tokio::sync::oneshot::channel();
+                // Told before it is listened to, and by the same thread.
+                let teller = tokio::spawn(async move { told.send(()) });
+                tokio::task::yield_now().await;
+                told_here.await?;
+                assert!(teller.await?.is_ok());
+            }
+        }
+        Ok(json!({}))
+    });
+    let _host = Running::start(host(&orchestrator, worker, 1));
+    let mut session = orchestrator.session().await;
+    for step in ["yield", "sleep", "task", "thread", "told"] {
+        let id = format!("t/{step}/do#1");
+        session.command(&id, "w", LONG);
+        assert_eq!(session.outcome(&id).await, "completed {}");
+        session.acknowledge(&id);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_has_a_task_whether_its_host_has_one_or_not() {
+    for host_has_one in [false, true] {
+        let mut orchestrator = Orchestrator::start().await;
+        let worker = Worker::new("w", |_| async {
+            tokio::task::id();
+            Ok(json!({}))
+        });
+        let host = host(&orchestrator, worker, 1);
+        let _host = match host_has_one {
+            true => Some(Running::start(host)),
+            false => {
+                run_apart(host);
+                None
+            }
+        };
+        let mut session = orchestrator.session().await;
+        session.command("t/s/do#1", "w", LONG);
+        assert_eq!(session.outcome("t/s/do#1").await, "completed {}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn handlers_run_beside_each_other_where_the_runtime_has_the_threads() {
+    let mut orchestrator = Orchestrator::start().await;
+    let running = Arc::new(AtomicUsize::new(0));
+    let worker = Worker::new("w", move |_| {
+        let running = running.clone();
+        async move {
+            // Keeps its thread until the other one has begun.
+            running.fetch_add(1, Ordering::SeqCst);
+            let began = Instant::now();
+            while running.load(Ordering::SeqCst) < 2 && began.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
+            Ok(json!({ "beside": running.load(Ordering::SeqCst) }))
+        }
+    });
+    let _host = Running::start(host(&orchestrator, worker, 2));
+    let mut session = orchestrator.session().await;
+    session.send(many(2));
+    for _ in 0..2 {
+        let word = crate::fake::word(&session.result().await);
+        assert_eq!(word, r#"completed {"beside":2}"#);
+    }
+}
+
+#[tokio::test]
+async fn who_watches_a_host_can_panic_and_harms_nothing() {
+    let mut orchestrator = Orchestrator::start().await;
+    let host = host(&orchestrator, echo(), 1).observe(|observed| {
+        assert!(!matches!(
+            observed,
+            Observed::Started { .. } | Observed::Ended { .. }
+        ));
+    });
+    let _host = Running::start(host);
+    let mut session = orchestrator.session().await;
+    session.command("t/s/do#1", "w", LONG);
+    assert_eq!(
+        session.outcome("t/s/do#1").await,
+        r#"completed {"was":"x"}"#
+    );
 }
