@@ -1,11 +1,18 @@
 //! A carried transaction as a batch stores it.
 
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use super::encode::{length_field, message_field, text_field, varint_field};
 use super::kinds::{cancel_to_wire, started_from_wire, started_to_wire};
-use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Timing};
+use crate::error::Problem;
+use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Failure, Start, Timing};
 use crate::id::{HostId, StepName, Time};
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
 use crate::wire;
+
+/// Its field in the record.
+const CARRIED_TAG: u32 = 29;
 
 pub(super) fn to_wire(carried: &Carried) -> wire::TransactionCarried {
     wire::TransactionCarried {
@@ -61,6 +68,91 @@ fn command_to_wire(command: &CarriedCommand) -> wire::CarriedCommand {
     }
 }
 
+/// Writes it as the record's field: state.db has one for each transaction, so the generated code, which
+/// owns a copy of everything, is for the others.
+pub(super) fn write(carried: &Carried, out: &mut Vec<u8>) {
+    message_field(out, CARRIED_TAG, |out| {
+        varint_field(out, 1, carried.start_time.0 as u64);
+        message_field(out, 2, |out| write_start(&carried.start, out));
+        varint_field(out, 3, i32::from(carried.state) as u64);
+        failure_field(out, 4, carried.failure.as_ref());
+        let failed_step = carried.failed_step.as_ref();
+        text_field(out, 5, failed_step.map_or("", StepName::as_str));
+        if let Some(cancel) = &carried.cancel {
+            message_field(out, 6, |out| {
+                text_field(out, 1, &cancel.reason);
+                varint_field(out, 2, cancel.skip_compensation.into());
+            });
+        }
+        for step in &carried.steps {
+            message_field(out, 7, |out| write_step(step, out));
+        }
+    });
+}
+
+pub(super) fn write_start(start: &Start, out: &mut Vec<u8>) {
+    varint_field(out, 1, start.version.into());
+    varint_field(out, 2, start.input.size());
+    text_field(out, 3, &start.idempotency_key);
+    if !start.input_hash.is_empty() {
+        length_field(out, 4, start.input_hash.len());
+        out.extend_from_slice(&start.input_hash);
+    }
+    for (key, value) in &start.labels {
+        message_field(out, 5, |out| {
+            text_field(out, 1, key);
+            text_field(out, 2, value);
+        });
+    }
+    text_field(out, 6, &start.trace_parent);
+}
+
+fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
+    text_field(out, 1, step.step.as_str());
+    varint_field(out, 2, i32::from(step.state) as u64);
+    if let Some(result) = &step.result {
+        // Present even where it is 0.
+        encode_key(3, WireType::Varint, out);
+        encode_varint(result.size(), out);
+    }
+    varint_field(out, 4, step.completed_offset);
+    varint_field(out, 5, step.failures.into());
+    varint_field(out, 6, step.losses.into());
+    failure_field(out, 7, step.failure.as_ref());
+    for command in &step.commands {
+        message_field(out, 8, |out| write_command(command, out));
+    }
+    varint_field(out, 9, step.undo_failures.into());
+    varint_field(out, 10, step.undo_losses.into());
+}
+
+fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
+    let micros = |time: Option<Time>| time.map_or(0, |time| time.0 as u64);
+    varint_field(out, 1, command.attempt.into());
+    varint_field(out, 2, command.undo.into());
+    varint_field(out, 3, i32::from(command.stage) as u64);
+    text_field(out, 4, command.host.as_ref().map_or("", HostId::as_str));
+    varint_field(out, 5, command.queued.0 as u64);
+    varint_field(out, 6, micros(command.dispatched));
+    varint_field(out, 7, micros(command.picked_up));
+    varint_field(out, 8, micros(command.processing));
+    varint_field(out, 9, micros(command.ended));
+    varint_field(out, 10, command.timing.wait_us);
+    varint_field(out, 11, command.timing.run_us);
+    failure_field(out, 12, command.failure.as_ref());
+    varint_field(out, 13, micros(command.not_before));
+}
+
+fn failure_field(out: &mut Vec<u8>, tag: u32, failure: Option<&Failure>) {
+    if let Some(failure) = failure {
+        message_field(out, tag, |out| {
+            text_field(out, 1, &failure.kind);
+            text_field(out, 2, &failure.message);
+            text_field(out, 3, &failure.detail);
+        });
+    }
+}
+
 /// Reads it; `payload` gives the next payload of a size.
 pub(super) fn from_wire(
     what: wire::TransactionCarried,
@@ -74,7 +166,7 @@ pub(super) fn from_wire(
         start: started_from_wire(started, input),
         state,
         failure: what.failure.map(Into::into),
-        failed_step: StepName::parse(&what.failed_step).ok(),
+        failed_step: optional(&what.failed_step, StepName::parse),
         cancel: what.cancel_requested.map(|cancel| Cancel {
             reason: cancel.reason,
             skip_compensation: cancel.skip_compensation,
@@ -115,7 +207,7 @@ fn command_from_wire(command: wire::CarriedCommand) -> Result<CarriedCommand, St
         attempt: command.attempt,
         undo: command.undo,
         stage: known(Stage::try_from(command.stage).ok())?,
-        host: HostId::parse(&command.host_id).ok(),
+        host: optional(&command.host_id, HostId::parse),
         queued: Time(command.queued_us),
         dispatched: time(command.dispatched_us),
         picked_up: time(command.picked_up_us),
@@ -128,6 +220,15 @@ fn command_from_wire(command: wire::CarriedCommand) -> Result<CarriedCommand, St
         failure: command.failure.map(Into::into),
         not_before: time(command.not_before_us),
     })
+}
+
+/// A name that may be absent, which is the rule: to say what is wrong with it would cost more than all
+/// the rest.
+fn optional<T>(text: &str, parse: fn(&str) -> Result<T, Problem>) -> Option<T> {
+    match text.is_empty() {
+        true => None,
+        false => parse(text).ok(),
+    }
 }
 
 fn known<T>(value: Option<T>) -> Result<T, String> {

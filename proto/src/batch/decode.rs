@@ -81,9 +81,9 @@ pub fn decode_batch(
         events: Vec::with_capacity(batch.events.len()),
         unknown: Vec::new(),
     };
-    for (offset, record) in (first_offset..).zip(batch.events) {
+    for (offset, mut record) in (first_offset..).zip(batch.events) {
         let time = Time(batch.time_us).after_us(record.after_us);
-        match record.kind.clone() {
+        match record.kind.take() {
             None => decoded.unknown.push(offset),
             Some(kind) => {
                 let kind = reader
@@ -113,7 +113,7 @@ impl Reader<'_> {
 
     fn kind(&mut self, record: &wire::EventRecord, kind: Record) -> Result<Kind, String> {
         let host = self.name(record.host).map(HostId::trusted);
-        let named_host = host.clone().ok_or_else(|| "its host is missing".to_owned());
+        let named_host = || host.clone().ok_or_else(|| "its host is missing".to_owned());
         let step = |text: &str| {
             if text.is_empty() {
                 None
@@ -180,7 +180,7 @@ impl Reader<'_> {
                 self.transaction_of(record, TransactionEvent::Carried(Box::new(carried)))?
             }
             Record::HostConnected(what) => Kind::Host {
-                host: named_host?,
+                host: named_host()?,
                 what: HostEvent::Connected {
                     workers: what
                         .workers
@@ -195,28 +195,28 @@ impl Reader<'_> {
                 },
             },
             Record::HostDisconnected(what) => Kind::Host {
-                host: named_host?,
+                host: named_host()?,
                 what: HostEvent::Disconnected {
                     drained: what.drained,
                 },
             },
             Record::HostLost(_) => Kind::Host {
-                host: named_host?,
+                host: named_host()?,
                 what: HostEvent::Lost,
             },
             Record::HostDraining(_) => Kind::Host {
-                host: named_host?,
+                host: named_host()?,
                 what: HostEvent::Draining,
             },
             Record::HostQuarantined(what) => Kind::Host {
-                host: named_host?,
+                host: named_host()?,
                 what: HostEvent::Quarantined {
                     hold_us: what.hold_us,
                     losses: what.losses,
                 },
             },
             Record::ResultRefused(what) => Kind::ResultRefused {
-                host: named_host?,
+                host: named_host()?,
                 reason: what.reason,
                 command_id: what.command_id,
             },

@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::carried;
-use super::kinds::{record_kind, started_to_wire};
+use super::kinds::record_kind;
 use crate::convert;
 use crate::event::{Carried, Command, CommandEvent, Event, Kind, TransactionEvent};
 use crate::id::{Time, TransactionId, WorkflowName};
 use crate::payload::Payload;
-use crate::wire::event_record::Kind as Record;
 
 /// Fills one batch after the other; its buffers are used again.
 #[derive(Debug, Default)]
@@ -56,15 +54,12 @@ impl Encoder {
                 varint_field(&mut self.record, 2, transaction);
                 match what {
                     TransactionEvent::Started(start) => {
-                        let started = started_to_wire(start);
-                        let length = started.encoded_len();
-                        length_field(&mut self.record, 14, length);
-                        // Encoding into a Vec can't run out of room.
-                        started.encode_raw(&mut self.record);
+                        message_field(&mut self.record, 14, |out| carried::write_start(start, out));
                     }
                     TransactionEvent::Completed { failed_steps } if failed_steps.is_empty() => {
                         length_field(&mut self.record, 15, 0);
                     }
+                    TransactionEvent::Carried(carried) => carried::write(carried, &mut self.record),
                     _ => record_kind(event).encode(&mut self.record),
                 }
             }
@@ -113,7 +108,7 @@ impl Encoder {
         self.begin(time);
         let transaction = self.transaction(id, workflow);
         varint_field(&mut self.record, 2, transaction);
-        Record::TransactionCarried(carried::to_wire(carried)).encode(&mut self.record);
+        carried::write(carried, &mut self.record);
         self.end();
         carried.for_each_payload(|payload| {
             if let Payload::Held(bytes) = payload
@@ -242,7 +237,7 @@ impl Encoder {
     }
 }
 
-fn varint_field(out: &mut Vec<u8>, tag: u32, value: u64) {
+pub(super) fn varint_field(out: &mut Vec<u8>, tag: u32, value: u64) {
     if value != 0 {
         encode_key(tag, WireType::Varint, out);
         encode_varint(value, out);
@@ -252,6 +247,31 @@ fn varint_field(out: &mut Vec<u8>, tag: u32, value: u64) {
 pub(super) fn length_field(out: &mut Vec<u8>, tag: u32, length: usize) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(length as u64, out);
+}
+
+pub(super) fn text_field(out: &mut Vec<u8>, tag: u32, text: &str) {
+    if !text.is_empty() {
+        length_field(out, tag, text.len());
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// A message whose length shows once it is written.
+pub(super) fn message_field(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    let at = out.len();
+    // Most are short enough for one byte of length.
+    out.push(0);
+    write(out);
+    let length = out.len() - at - 1;
+    match u8::try_from(length) {
+        Ok(length) if length < 0x80 => out[at] = length,
+        _ => {
+            let mut prefix = Vec::new();
+            encode_varint(length as u64, &mut prefix);
+            out.splice(at..=at, prefix);
+        }
+    }
 }
 
 /// A message whose only field is number 1, a varint.
