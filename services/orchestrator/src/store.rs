@@ -74,8 +74,6 @@ pub(crate) struct Loaded {
     pub applied: Offset,
     /// Every definition, with the offset of its event.
     pub workflows: Vec<(Offset, Arc<Workflow>)>,
-    /// The live transactions.
-    pub live: Vec<Row>,
 }
 
 /// Where state.db is, and how rows are kept in it.
@@ -99,7 +97,7 @@ impl Place {
         }
     }
 
-    /// Opens state.db for the log that `reader` reads, and loads what a start needs. A file that is
+    /// Opens state.db for the log that `reader` reads. A file that is
     /// damaged, of another log, or ahead of this one is set aside, and an empty one begun.
     ///
     /// # Errors
@@ -110,22 +108,42 @@ impl Place {
     ) -> Result<(Connection, Loaded), StoreError> {
         match self.try_open(reader) {
             Ok(opened) => Ok(opened),
-            Err(error) if error.is_damage() || matches!(error, StoreError::Log(_)) => {
-                let aside = self.set_aside()?;
-                tracing::warn!(
-                    %error, aside = %aside.display(),
-                    "state.db is set aside and rebuilt from the log"
-                );
+            Err(error) => {
+                self.give_up(error)?;
                 self.try_open(reader)
             }
-            Err(error) => Err(error),
         }
+    }
+
+    /// Calls `take` with each live transaction, whole, on any thread. An error of its own ends it.
+    pub(crate) fn live(
+        connection: &Connection,
+        reader: &eventlog::Reader,
+        take: impl FnMut(Row) -> Result<(), StoreError> + Send,
+    ) -> Result<(), StoreError> {
+        schema::live(connection, reader, take)
+    }
+
+    /// Sets a file aside that can't be gone on with.
+    ///
+    /// # Errors
+    /// When it isn't the file that is to blame.
+    pub(crate) fn give_up(&self, error: StoreError) -> Result<(), StoreError> {
+        if !error.is_damage() && !matches!(error, StoreError::Log(_)) {
+            return Err(error);
+        }
+        let aside = self.set_aside()?;
+        tracing::warn!(
+            %error, aside = %aside.display(),
+            "state.db is set aside and rebuilt from the log"
+        );
+        Ok(())
     }
 
     fn try_open(&self, reader: &eventlog::Reader) -> Result<(Connection, Loaded), StoreError> {
         let connection = self.connect(false)?;
         let bounds = reader.bounds();
-        let loaded = schema::load(&connection, &bounds, reader)?;
+        let loaded = schema::load(&connection, &bounds)?;
         Ok((connection, loaded))
     }
 

@@ -10,6 +10,7 @@ use foldhash::{HashMap, HashSet};
 use proto::batch::decode;
 use proto::event::Kind;
 use proto::id::{Time, TransactionId};
+use rusqlite::Connection;
 
 use super::batch::Pending;
 use super::upkeep::{Folded, Upkeep};
@@ -156,11 +157,9 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
     let (mut connection, loaded) = place.open(log)?;
     let mut applied = loaded.applied;
     let mut state = State::new(limits(config));
-    if let Err(what) = restore(&mut state, loaded, catalogue) {
-        // A row without its definition: the file is not one that this program wrote.
+    if let Err(error) = restore(&mut state, loaded, catalogue, &connection, log) {
         drop(connection);
-        let aside = place.set_aside()?;
-        tracing::warn!(%what, aside = %aside.display(), "state.db is set aside and rebuilt from the log");
+        place.give_up(error)?;
         let (fresh, loaded) = place.open(log)?;
         connection = fresh;
         applied = loaded.applied;
@@ -195,13 +194,20 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
     })
 }
 
-/// Puts the rows of state.db back.
-fn restore(state: &mut State, loaded: Loaded, catalogue: &Catalogue) -> Result<(), StoreError> {
+/// Puts back what state.db has.
+fn restore(
+    state: &mut State,
+    loaded: Loaded,
+    catalogue: &Catalogue,
+    connection: &Connection,
+    log: &Reader,
+) -> Result<(), StoreError> {
     for (offset, workflow) in loaded.workflows {
         catalogue.insert(&workflow);
         state.restore_definition(&workflow, offset);
     }
-    for row in loaded.live {
+    Place::live(connection, log, |row| {
+        // A row without its definition: the file is not one that this program wrote.
         let workflow = state
             .workflow(&row.workflow, row.carried.start.version)
             .map_err(|problem| StoreError::Damaged(problem.message))?
@@ -215,8 +221,8 @@ fn restore(state: &mut State, loaded: Loaded, catalogue: &Catalogue) -> Result<(
                 updated: row.update_time,
             },
         );
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The time of the newest event: the engine's time must not begin before it.

@@ -57,7 +57,7 @@ pub(super) struct Encoded {
     pub(super) checksum: u32,
 }
 
-/// Of everything that [`read`] reads.
+/// Of everything that is read.
 fn checksum(row: &Row, snapshot: &[u8], payloads: &[u8], inline_max: u64) -> u32 {
     schema::checksum([
         row.id.0.as_slice(),
@@ -73,8 +73,8 @@ fn checksum(row: &Row, snapshot: &[u8], payloads: &[u8], inline_max: u64) -> u32
 
 /// Holds a row of [`COLUMNS`] against its checksum.
 pub(super) fn check(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
-    let damaged = || StoreError::Damaged("a transaction's checksum".to_owned());
-    let bytes = |at| row.get_ref(at)?.as_bytes().map_err(|_| damaged());
+    let wrong = || damaged("checksum");
+    let bytes = |at| row.get_ref(at)?.as_bytes().map_err(|_| wrong());
     let number = |at| row.get::<_, i64>(at).map(i64::to_le_bytes);
     let ended: i64 = row.get(7)?;
     let sum = schema::checksum([
@@ -85,11 +85,11 @@ pub(super) fn check(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
         bytes(4)?,
         bytes(5)?,
         &number(6)?,
-        &[u8::try_from(ended).map_err(|_| damaged())?],
+        &[u8::try_from(ended).map_err(|_| wrong())?],
     ]);
     match row.get::<_, u32>(8)? == sum {
         true => Ok(()),
-        false => Err(damaged()),
+        false => Err(wrong()),
     }
 }
 
@@ -113,45 +113,75 @@ impl RowEncoder {
     }
 }
 
+/// A row as SQLite has it, copied out and held against its checksum, so that another thread can make
+/// something of it.
+pub(super) struct Raw {
+    id: TransactionId,
+    update_time: Time,
+    first_offset: Offset,
+    snapshot: Vec<u8>,
+    payloads: Vec<u8>,
+    inline_max: u64,
+}
+
 /// A row as it was read: its payloads may still stand in the log.
 pub(super) struct Stored {
     row: Row,
-    payloads: Bytes,
+    payloads: Vec<u8>,
     inline_max: u64,
 }
 
 /// Reads a row of [`COLUMNS`].
 pub(super) fn read(row: &rusqlite::Row<'_>) -> Result<Stored, StoreError> {
-    check(row)?;
-    let id: Vec<u8> = row.get(0)?;
-    let damaged = |what: &str| StoreError::Damaged(format!("a transaction's {what}"));
-    let id = TransactionId::from_bytes(&id).ok_or_else(|| damaged("id"))?;
-    let workflow: String = row.get(1)?;
-    let snapshot: Vec<u8> = row.get(4)?;
-    let payloads: Vec<u8> = row.get(5)?;
-    let decoded = decode(&snapshot, None).map_err(|error| damaged(&error.to_string()))?;
-    let carried = decoded
-        .events
-        .into_iter()
-        .find_map(|stored| match stored.event.kind {
-            Kind::Transaction {
-                what: TransactionEvent::Carried(carried),
-                ..
-            } => Some(*carried),
-            _ => None,
-        })
-        .ok_or_else(|| damaged("snapshot"))?;
-    Ok(Stored {
-        row: Row {
-            id,
-            workflow: WorkflowName::parse(&workflow).map_err(|_| damaged("workflow"))?,
-            carried,
+    Raw::copy(row)?.decode()
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged(format!("a transaction's {what}"))
+}
+
+impl Raw {
+    /// Copies a row of [`COLUMNS`].
+    pub(super) fn copy(row: &rusqlite::Row<'_>) -> Result<Self, StoreError> {
+        check(row)?;
+        let id = row.get_ref(0)?.as_blob().ok();
+        Ok(Self {
+            id: (id.and_then(TransactionId::from_bytes)).ok_or_else(|| damaged("id"))?,
             update_time: Time(row.get(2)?),
             first_offset: offset_from_sql(row.get(3)?)?,
-        },
-        payloads: payloads.into(),
-        inline_max: offset_from_sql(row.get(6)?)?,
-    })
+            snapshot: row.get(4)?,
+            payloads: row.get(5)?,
+            inline_max: offset_from_sql(row.get(6)?)?,
+        })
+    }
+
+    /// Makes a transaction of it.
+    pub(super) fn decode(self) -> Result<Stored, StoreError> {
+        let decoded = decode(&self.snapshot, None).map_err(|error| damaged(&error.to_string()))?;
+        let (workflow, carried) = decoded
+            .events
+            .into_iter()
+            .find_map(|stored| match stored.event.kind {
+                Kind::Transaction {
+                    workflow,
+                    what: TransactionEvent::Carried(carried),
+                    ..
+                } => Some((workflow, *carried)),
+                _ => None,
+            })
+            .ok_or_else(|| damaged("snapshot"))?;
+        Ok(Stored {
+            row: Row {
+                id: self.id,
+                workflow,
+                carried,
+                update_time: self.update_time,
+                first_offset: self.first_offset,
+            },
+            payloads: self.payloads,
+            inline_max: self.inline_max,
+        })
+    }
 }
 
 impl Stored {
@@ -176,7 +206,7 @@ impl Stored {
             position = end;
         });
         if position != payloads.len() {
-            return Err(StoreError::Damaged("a transaction's payloads".to_owned()));
+            return Err(damaged("payloads"));
         }
         if missing {
             fetch(&mut self.row, inline_max, log)?;

@@ -9,11 +9,13 @@ use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::row::{self, COLUMNS};
+use super::row::{self, COLUMNS, Raw, Row};
 use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
 const FORMAT: i64 = 2;
+/// Live rows that one thread hands to another.
+const ROWS_AT_ONCE: usize = 512;
 /// Up to this size the whole file is checked at each start: it takes a moment.
 const CHECKED_BYTES_MAX: i64 = 64 << 20;
 
@@ -74,11 +76,7 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
 }
 
 /// Reads what a start needs, or makes the tables of a new file.
-pub(super) fn load(
-    connection: &Connection,
-    bounds: &Bounds,
-    reader: &Reader,
-) -> Result<Loaded, StoreError> {
+pub(super) fn load(connection: &Connection, bounds: &Bounds) -> Result<Loaded, StoreError> {
     let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if format == 0 {
         let tables: i64 =
@@ -126,7 +124,6 @@ pub(super) fn load(
     Ok(Loaded {
         applied,
         workflows: workflows(connection)?,
-        live: live(connection, reader)?,
     })
 }
 
@@ -192,16 +189,57 @@ fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, St
     Ok(found)
 }
 
-fn live(connection: &Connection, reader: &Reader) -> Result<Vec<row::Row>, StoreError> {
+/// Calls `take` with each live transaction, by id. Where there are many, they are decoded and taken on
+/// another thread, while this one reads on.
+pub(super) fn live(
+    connection: &Connection,
+    reader: &Reader,
+    mut take: impl FnMut(Row) -> Result<(), StoreError> + Send,
+) -> Result<(), StoreError> {
     let mut statement = connection.prepare(&format!(
         "SELECT {COLUMNS} FROM transactions WHERE ended = 0 ORDER BY id"
     ))?;
     let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(row::read(row)?.with_payloads(reader)?);
+    let mut next = || {
+        let mut some = Vec::new();
+        while some.len() < ROWS_AT_ONCE
+            && let Some(found) = rows.next()?
+        {
+            some.push(Raw::copy(found)?);
+        }
+        Ok(some)
+    };
+    let mut take_all = |some: Vec<Raw>| {
+        some.into_iter()
+            .try_for_each(|raw| take(raw.decode()?.with_payloads(reader)?))
+    };
+    let first: Vec<Raw> = next()?;
+    if first.len() < ROWS_AT_ONCE {
+        return take_all(first);
     }
-    Ok(found)
+    std::thread::scope(|scope| {
+        let (give, taken) = crossbeam_channel::bounded(4);
+        let taking = scope.spawn(move || {
+            let _ = &reader;
+            taken.into_iter().try_for_each(&mut take_all)
+        });
+        let mut some = first;
+        let read = loop {
+            // Fails only when the other thread found something wrong, which it says.
+            if some.is_empty() || give.send(some).is_err() {
+                break Ok(());
+            }
+            some = match next() {
+                Ok(more) => more,
+                Err(error) => break Err(error),
+            };
+        };
+        drop(give);
+        let taken = taking
+            .join()
+            .unwrap_or_else(|_| Err(StoreError::Damaged("its rows can't be read".to_owned())));
+        taken.and(read)
+    })
 }
 
 /// Of what SQLite itself doesn't guard: a flipped bit in a value is no damage to it.

@@ -149,6 +149,52 @@ fn write(fixture: &Fixture, handovers: Vec<Handover>) {
     }
 }
 
+fn live_rows(connection: &Connection, reader: &Reader) -> Result<Vec<Row>, StoreError> {
+    let mut found = Vec::new();
+    Place::live(connection, reader, |row| {
+        found.push(row);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// More than one thread hands to another at once, and something wrong in the last of them.
+#[test]
+fn many_live_rows_come_back_all_or_with_what_is_wrong() {
+    let fixture = fixture();
+    let rows: Vec<_> = (0..2_000_u32)
+        .map(|number| {
+            let mut row = row(1, "", TransactionState::Running, json(9), (0, 1));
+            row.id.0[..4].copy_from_slice(&number.to_be_bytes());
+            row
+        })
+        .collect();
+    write(
+        &fixture,
+        vec![Handover {
+            applied: 2,
+            rows: rows.iter().cloned().map(Arc::new).collect(),
+            ..Handover::default()
+        }],
+    );
+    let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
+    assert_eq!(live_rows(&connection, &fixture.reader).unwrap(), rows);
+    let spoil = "UPDATE transactions SET update_us = 0 WHERE id = ?1";
+    let last = rows.last().unwrap().id;
+    connection.execute(spoil, [last.0.as_slice()]).unwrap();
+    let error = live_rows(&connection, &fixture.reader).unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    let mut taken = 0;
+    let refused = Place::live(&connection, &fixture.reader, |_| {
+        taken += 1;
+        match taken {
+            700 => Err(StoreError::Damaged("not wanted".to_owned())),
+            _ => Ok(()),
+        }
+    });
+    assert!(refused.unwrap_err().to_string().contains("not wanted"));
+}
+
 #[tokio::test]
 async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
     let fixture = fixture();
@@ -162,9 +208,9 @@ async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
             ..Handover::default()
         }],
     );
-    let (_connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
+    let (connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
     assert_eq!(loaded.applied, 2);
-    assert_eq!(loaded.live, [large]);
+    assert_eq!(live_rows(&connection, &fixture.reader).unwrap(), [large]);
     let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
     assert_eq!(lookup.get(ended.id).await.unwrap(), Some(ended.clone()));
     assert_eq!(lookup.get(TransactionId([9; 16])).await.unwrap(), None);
@@ -283,9 +329,10 @@ fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
             }],
         );
         spoil(&fixture);
-        let (_connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
+        let (connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
         assert_eq!(loaded.applied, 0, "{what}");
-        assert!(loaded.live.is_empty(), "{what}");
+        let live = live_rows(&connection, &fixture.reader).unwrap();
+        assert!(live.is_empty(), "{what}");
         assert!(
             fixture.place.path.with_extension("db.aside-0").exists(),
             "{what}"
@@ -306,7 +353,10 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
     write(&fixture, vec![handover]);
     let bounds = fixture.reader.bounds();
     let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
-    let load = || schema::load(&connection, &bounds, &fixture.reader);
+    let load = || {
+        schema::load(&connection, &bounds)?;
+        live_rows(&connection, &fixture.reader)
+    };
     for column in ["snapshot", "payloads"] {
         let read = format!("SELECT {column} FROM transactions");
         let whole: Vec<u8> = connection.query_row(&read, [], |row| row.get(0)).unwrap();
@@ -319,7 +369,7 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
             connection.execute(&spoil, [&whole]).unwrap();
         }
     }
-    assert_eq!(load().unwrap().live.len(), 1);
+    assert_eq!(load().unwrap().len(), 1);
     for (table, column) in [
         ("transactions", "update_us"),
         ("transactions", "first_offset"),
@@ -336,5 +386,5 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
         assert!(load().unwrap_err().is_damage(), "{table}.{column}");
         change(-1);
     }
-    assert_eq!(load().unwrap().live.len(), 1);
+    assert_eq!(load().unwrap().len(), 1);
 }
