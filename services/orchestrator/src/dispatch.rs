@@ -331,7 +331,7 @@ mod tests {
                     },
                     _ => {
                         let mut key = command(0);
-                        key.step = u32::try_from(number).unwrap();
+                        key.step = u16::try_from(number).unwrap();
                         dispatch.push(worker, key);
                         waiting.entry(worker.clone()).or_default().push_back(key);
                     }

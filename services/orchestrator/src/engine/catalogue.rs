@@ -17,11 +17,11 @@ const FEW_STEPS: usize = 64;
 pub(super) struct Definition {
     pub(super) workflow: Arc<Workflow>,
     /// For each step, the steps that follow it directly, rising.
-    followers: Vec<Vec<u32>>,
+    followers: Vec<Vec<u16>>,
     /// For each step, its ancestors as bits; only of workflows with few steps.
     ancestors: Option<Vec<u64>>,
     /// Where each step stands; only of workflows with many.
-    places: Option<HashMap<StepName, u32>>,
+    places: Option<HashMap<StepName, u16>>,
 }
 
 impl Definition {
@@ -29,7 +29,7 @@ impl Definition {
         let mut followers = vec![Vec::new(); workflow.steps.len()];
         for (at, step) in (0..).zip(&workflow.steps) {
             step.after.iter().for_each(|&before| {
-                let place: &mut Vec<u32> = &mut followers[before];
+                let place: &mut Vec<u16> = &mut followers[before];
                 place.push(at);
             });
         }
@@ -49,17 +49,17 @@ impl Definition {
         }
     }
 
-    pub(super) fn followers(&self, step: u32) -> &[u32] {
+    pub(super) fn followers(&self, step: u16) -> &[u16] {
         &self.followers[step as usize]
     }
 
     /// Calls `take` with each ancestor of a step, in the definition's order.
-    pub(super) fn for_each_ancestor(&self, step: u32, mut take: impl FnMut(u32)) {
+    pub(super) fn for_each_ancestor(&self, step: u16, mut take: impl FnMut(u16)) {
         match &self.ancestors {
             Some(ancestors) => {
                 let mut bits = ancestors[step as usize];
                 while bits != 0 {
-                    take(bits.trailing_zeros());
+                    take(place(bits.trailing_zeros() as usize));
                     bits &= bits - 1;
                 }
             }
@@ -71,7 +71,7 @@ impl Definition {
         }
     }
 
-    pub(super) fn step_index(&self, name: &str) -> Option<u32> {
+    pub(super) fn step_index(&self, name: &str) -> Option<u16> {
         match &self.places {
             Some(places) => places.get(name).copied(),
             None => self.workflow.step_index(name).map(place),
@@ -80,8 +80,8 @@ impl Definition {
 }
 
 /// A step's place as it is kept; a workflow has at most 10,000 steps.
-pub(super) fn place(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
+pub(super) fn place(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
 }
 
 /// All versions of all workflows.

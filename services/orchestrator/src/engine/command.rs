@@ -20,7 +20,8 @@ use super::{CommandKey, Reply, State, Turn};
 pub(super) struct Attempt {
     pub(super) attempt: u32,
     pub(super) undo: bool,
-    pub(super) stage: Stage,
+    /// Its [`Stage`], which has four bytes by itself.
+    stage: u8,
     pub(super) queued: Time,
     course: Option<Box<Course>>,
 }
@@ -78,19 +79,27 @@ impl Attempt {
         Self {
             attempt,
             undo,
-            stage: Stage::Queued,
+            stage: Stage::Queued as u8,
             queued,
             course: None,
         }
     }
 
+    pub(super) fn stage(&self) -> Stage {
+        Stage::try_from(i32::from(self.stage)).unwrap_or(Stage::Unspecified)
+    }
+
+    pub(super) fn reach(&mut self, stage: Stage) {
+        self.stage = stage as u8;
+    }
+
     pub(super) fn is_open(&self) -> bool {
-        !is_outcome(self.stage)
+        !is_outcome(self.stage())
     }
 
     /// Whether a host has it.
     pub(super) fn is_out(&self) -> bool {
-        self.is_open() && self.stage != Stage::Queued
+        self.is_open() && self.stage() != Stage::Queued
     }
 
     /// How long it took, by the engine's own instants.
@@ -173,8 +182,7 @@ impl State {
         let undo = command.undo.then(|| OutgoingUndo {
             result: transaction.result_for_undo(command.step),
             failure: transaction
-                .failing
-                .as_ref()
+                .failing()
                 .map_or_else(Failure::default, |failing| failing.failure.clone()),
         });
         let step = &transaction.definition.workflow.steps[command.step as usize];
@@ -214,7 +222,7 @@ impl Turn<'_> {
             return;
         };
         let known = self.state.attempt(slot, &key);
-        let Some(before) = known.map(|attempt| attempt.stage) else {
+        let Some(before) = known.map(Attempt::stage) else {
             return;
         };
         if !may_follow(before, stage) {
@@ -244,7 +252,7 @@ impl Turn<'_> {
     }
 
     /// What a timer of a command means: the delay of its retry is over, or its deadline passed.
-    pub(super) fn fired(&mut self, slot: usize, step: u32) {
+    pub(super) fn fired(&mut self, slot: usize, step: u16) {
         let transaction = &self.state.transactions[slot];
         let Some(attempt) = transaction
             .step(step)
@@ -258,7 +266,7 @@ impl Turn<'_> {
             attempt: attempt.attempt,
             undo: attempt.undo,
         };
-        if attempt.stage == Stage::Queued {
+        if attempt.stage() == Stage::Queued {
             let worker = self.state.worker(slot, key);
             self.decided.effects.push(Effect::Enqueue {
                 command: key,
@@ -275,7 +283,7 @@ impl Turn<'_> {
     }
 
     /// Cancels a step's open command while it waits; tells its host to stop it once it is out.
-    pub(super) fn stop_command(&mut self, slot: usize, step: u32) {
+    pub(super) fn stop_command(&mut self, slot: usize, step: u16) {
         let transaction = &self.state.transactions[slot];
         let Some(attempt) = transaction
             .step(step)

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use proto::error::{Problem, Reason};
 use proto::event::{Command, CommandEvent, Event, Failure, HostEvent, Kind, TransactionEvent};
 use proto::id::{StepName, Time, TransactionId, WorkflowName};
-use proto::lifecycle::{Stage, StepState, TransactionState, is_outcome, stage, state_after};
+use proto::lifecycle::{Stage, StepState, TransactionState, stage, state_after};
 use proto::payload::Payload;
 use proto::workflow::OnFailure;
 
 use super::command::{Attempt, micros_of, timeout_failure};
+use super::kept::Kept;
 use super::snapshot::Snapshot;
 use super::state::timeout_us;
 use super::transaction::{Failing, Transaction};
@@ -125,7 +126,7 @@ impl State {
         }
         match what {
             TransactionEvent::CancelRequested(cancel) => {
-                transaction.cancel = Some(Box::new(cancel.clone()));
+                transaction.stopped().cancel = Some(cancel.clone());
             }
             TransactionEvent::CompensationStarted {
                 failure,
@@ -137,9 +138,9 @@ impl State {
                 ..
             } => {
                 let (failure, step) = (failure.clone(), failed_step.clone());
-                transaction.failing = Some(Box::new(Failing { failure, step }));
+                transaction.stopped().failing = Some(Failing { failure, step });
             }
-            TransactionEvent::Cancelled => transaction.failing = None,
+            TransactionEvent::Cancelled => transaction.stopped().failing = None,
             // It is the very state that is carried.
             TransactionEvent::Carried(_) => transaction.first_offset = offset,
             TransactionEvent::Started(_)
@@ -176,9 +177,9 @@ impl State {
             .and_then(|record| record.attempt_mut(command.attempt, command.undo))
             .filter(|attempt| attempt.is_open());
         let Some(attempt) = attempt else { return };
-        let left_queue = attempt.stage == Stage::Queued;
-        attempt.stage = stage(what);
-        let ended = is_outcome(attempt.stage);
+        let left_queue = attempt.stage() == Stage::Queued;
+        attempt.reach(stage(what));
+        let ended = !attempt.is_open();
         match what {
             CommandEvent::Dispatched => {
                 attempt.host.clone_from(&command.host);
@@ -219,7 +220,7 @@ impl State {
         &mut self,
         slot: usize,
         time: Time,
-        step: u32,
+        step: u16,
         command: &Command,
         delay_us: u64,
     ) {
@@ -246,7 +247,7 @@ impl State {
 
 impl Transaction {
     /// What the outcome of a step's attempt, or of its undo's, makes of the step.
-    fn ended(&mut self, offset: Offset, step: u32, undo: bool, what: &CommandEvent) {
+    fn ended(&mut self, offset: Offset, step: u16, undo: bool, what: &CommandEvent) {
         let definition = Arc::clone(&self.definition);
         let defined = &definition.workflow.steps[step as usize];
         let Some(record) = self.step_mut(step) else {
@@ -259,7 +260,7 @@ impl Transaction {
                     record.state = StepState::Compensated;
                 } else {
                     record.state = StepState::Completed;
-                    record.result = Some(result.clone());
+                    record.result = Some(Kept::of(result));
                     record.completed_offset = offset;
                     self.done += 1;
                 }
@@ -319,10 +320,10 @@ impl Transaction {
         if on_failure == OnFailure::Continue {
             self.done += 1;
         } else if !self.stopping() {
-            self.failing = Some(Box::new(Failing {
+            self.stopped().failing = Some(Failing {
                 failure: failure.unwrap_or_default(),
                 step: Some(step.clone()),
-            }));
+            });
         }
     }
 }

@@ -21,6 +21,7 @@ mod command;
 mod effect;
 mod evolve;
 mod index;
+mod kept;
 mod result;
 mod snapshot;
 mod state;
@@ -86,14 +87,14 @@ impl Default for Limits {
     }
 }
 
-/// A command in few bytes: what queues hold. A [`CommandId`] names the step by its text instead and
+/// A command in few bytes: what queues hold, a million at times. A [`CommandId`] names the step by its text instead and
 /// is what the outside knows; [`State::key`] and [`State::command_id`] turn one into the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandKey {
     /// Its transaction.
     pub transaction: TransactionId,
     /// Its step's place in the definition.
-    pub step: u32,
+    pub step: u16,
     /// Which attempt, from 1.
     pub attempt: u32,
     /// True for the compensation.

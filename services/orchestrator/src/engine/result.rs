@@ -164,13 +164,15 @@ impl Turn<'_> {
             };
             return self.refuse(host, command, reason);
         };
+        let result = step
+            .filter(|_| !key.undo && !attempt.is_open())
+            .and_then(|step| Some(step.result.as_ref()?.payload()));
         let verdict = judge(
             &host,
             &outcome,
-            attempt.stage,
+            attempt.stage(),
             attempt.host.as_ref(),
-            step.and_then(|step| step.result.as_ref())
-                .filter(|_| !key.undo),
+            result.as_ref(),
             attempt.failure.as_deref(),
         );
         match verdict {
@@ -209,7 +211,7 @@ impl Turn<'_> {
             let known = self.state.find_command(command);
             let attempt = known.and_then(|(slot, key)| self.state.attempt(slot, &key));
             let lost = attempt.is_some_and(|attempt| {
-                attempt.stage == Stage::Lost && attempt.host.as_ref() == Some(host)
+                attempt.stage() == Stage::Lost && attempt.host.as_ref() == Some(host)
             });
             if lost {
                 self.refuse(host.clone(), command, Reason::LeaseLapsed);

@@ -11,6 +11,7 @@ use proto::workflow::{OnFailure, Workflow};
 use super::Offset;
 use super::catalogue::Definition;
 use super::command::{Attempt, micros_of, time_of};
+use super::kept::Kept;
 use super::step::StepRecord;
 use super::transaction::{Failing, Transaction};
 
@@ -65,14 +66,14 @@ pub fn absent_step_state(carried: &Carried) -> StepState {
 impl Transaction {
     /// Its whole state.
     pub(super) fn carried(&self) -> Carried {
-        let failing = self.failing.as_deref();
+        let failing = self.failing();
         Carried {
             start_time: self.start_time,
             start: self.start(),
             state: self.state,
             failure: failing.map(|failing| failing.failure.clone()),
             failed_step: failing.and_then(|failing| failing.step.clone()),
-            cancel: self.cancel.as_deref().cloned(),
+            cancel: self.cancel().cloned(),
             steps: (self.steps.iter())
                 .map(|record| {
                     let step = &self.definition.workflow.steps[record.step as usize];
@@ -107,13 +108,12 @@ impl Transaction {
         );
         transaction.state = carried.state;
         transaction.updated = snapshot.updated;
-        transaction.failing = carried.failure.map(|failure| {
-            Box::new(Failing {
-                failure,
-                step: carried.failed_step,
-            })
-        });
-        transaction.cancel = carried.cancel.map(Box::new);
+        if carried.failure.is_some() || carried.cancel.is_some() {
+            let step = carried.failed_step;
+            let stopped = transaction.stopped();
+            stopped.failing = carried.failure.map(|failure| Failing { failure, step });
+            stopped.cancel = carried.cancel;
+        }
         for step in carried.steps {
             let Some(place) = transaction.definition.step_index(step.step.as_str()) else {
                 continue;
@@ -141,7 +141,7 @@ impl StepRecord {
         CarriedStep {
             step,
             state: self.state,
-            result: self.result.clone(),
+            result: self.result.as_ref().map(Kept::payload),
             completed_offset: self.completed_offset,
             failures: self.failures,
             losses: self.losses,
@@ -152,7 +152,7 @@ impl StepRecord {
         }
     }
 
-    fn restored(place: u32, step: CarriedStep) -> Self {
+    fn restored(place: u16, step: CarriedStep) -> Self {
         let mut record = Self::new(place);
         record.state = step.state;
         record.attempts = step.commands.into_iter().map(Attempt::restored).collect();
@@ -166,7 +166,7 @@ impl StepRecord {
             tally.undo_failures = step.undo_failures;
             tally.undo_losses = step.undo_losses;
             tally.completed_offset = step.completed_offset;
-            tally.result = step.result;
+            tally.result = step.result.as_ref().map(Kept::of);
         }
         record
     }
@@ -177,7 +177,7 @@ impl Attempt {
         CarriedCommand {
             attempt: self.attempt,
             undo: self.undo,
-            stage: self.stage,
+            stage: self.stage(),
             host: self.host.clone(),
             queued: self.queued,
             dispatched: self.dispatched.map(time_of),
@@ -192,7 +192,7 @@ impl Attempt {
 
     fn restored(command: CarriedCommand) -> Self {
         let mut attempt = Self::new(command.attempt, command.undo, command.queued);
-        attempt.stage = command.stage;
+        attempt.reach(command.stage);
         if command.stage == Stage::Queued && command.not_before.is_none() {
             return attempt;
         }

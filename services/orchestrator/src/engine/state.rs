@@ -152,13 +152,13 @@ impl State {
         let definition = Arc::clone(definition);
         self.take_out(&id);
         let slot = self.insert(Transaction::restored(id, definition, snapshot));
-        let open: Vec<(u32, Stage, bool, WorkerName)> = (self.transactions[slot].steps.iter())
+        let open: Vec<(u16, Stage, bool, WorkerName)> = (self.transactions[slot].steps.iter())
             .filter_map(|record| {
                 let attempt = record.open_attempt()?;
                 let key = self.key_of(slot, record.step, attempt);
-                let waits = attempt.stage == Stage::Queued;
+                let waits = attempt.stage() == Stage::Queued;
                 let timed = !waits || attempt.not_before.is_some();
-                Some((record.step, attempt.stage, timed, self.worker(slot, key)))
+                Some((record.step, attempt.stage(), timed, self.worker(slot, key)))
             })
             .collect();
         for (step, stage, timed, worker) in open {
@@ -223,7 +223,7 @@ impl State {
     pub fn is_queued(&self, command: &CommandKey) -> bool {
         self.slot(&command.transaction)
             .and_then(|slot| self.attempt(slot, command))
-            .is_some_and(|attempt| attempt.stage == Stage::Queued)
+            .is_some_and(|attempt| attempt.stage() == Stage::Queued)
     }
 
     /// Whether `host` has that command open.
@@ -234,7 +234,7 @@ impl State {
     /// How far a command has come that `host` has open: what `Table::announce` asks.
     pub fn stage_at(&self, host: &HostId, command: &CommandId) -> Option<Stage> {
         let (slot, key) = self.out_at(host, command)?;
-        Some(self.attempt(slot, &key)?.stage)
+        Some(self.attempt(slot, &key)?.stage())
     }
 
     /// Whether a host that has that command should be told to stop it: ask for each command that a
@@ -252,7 +252,7 @@ impl State {
             for record in &transaction.steps {
                 let Some(attempt) = record
                     .open_attempt()
-                    .filter(|attempt| attempt.stage == Stage::Queued)
+                    .filter(|attempt| attempt.stage() == Stage::Queued)
                 else {
                     continue;
                 };
@@ -350,7 +350,7 @@ impl State {
             .attempt(key.attempt, key.undo)
     }
 
-    fn key_of(&self, slot: usize, step: u32, attempt: &Attempt) -> CommandKey {
+    fn key_of(&self, slot: usize, step: u16, attempt: &Attempt) -> CommandKey {
         CommandKey {
             transaction: self.transactions[slot].id,
             step,
@@ -372,7 +372,7 @@ impl State {
     }
 
     /// The timer that a step's open command has by rights, set or not.
-    pub(super) fn timer(&self, slot: usize, step: u32) -> Option<Timer> {
+    pub(super) fn timer(&self, slot: usize, step: u16) -> Option<Timer> {
         let transaction = &self.transactions[slot];
         let attempt = transaction.step(step)?.open_attempt()?;
         let due = match attempt.dispatched {
@@ -399,7 +399,7 @@ impl State {
 
     /// The orchestrator opened its log: deadlines of what was out meanwhile move.
     pub(super) fn reopened(&mut self, time: Time) {
-        let out: Vec<(usize, u32)> = (self.transactions.iter())
+        let out: Vec<(usize, u16)> = (self.transactions.iter())
             .flat_map(|(slot, transaction)| {
                 let open = transaction
                     .steps

@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 
 use proto::event::{CommandEvent, Failure};
 use proto::lifecycle::StepState;
-use proto::payload::Payload;
 use proto::workflow::{OnFailure, Retry};
 
 use super::command::Attempt;
 use super::effect::Effect;
+use super::kept::Kept;
 use super::transaction::Transaction;
 use super::{CommandKey, Offset, Turn};
 
@@ -19,7 +19,7 @@ use super::{CommandKey, Offset, Turn};
 #[derive(Debug)]
 pub(super) struct StepRecord {
     /// Its place in the definition.
-    pub(super) step: u32,
+    pub(super) step: u16,
     pub(super) state: StepState,
     /// Oldest first; those at the undo follow those at the step.
     pub(super) attempts: SmallVec<[Attempt; 1]>,
@@ -36,7 +36,7 @@ pub(super) struct Tally {
     /// Where it completed; or, for a step that says `compensate_unknown`, where an attempt ended that
     /// may have had its effect. 0: nothing to undo.
     pub(super) completed_offset: Offset,
-    pub(super) result: Option<Payload>,
+    pub(super) result: Option<Kept>,
 }
 
 static NO_TALLY: Tally = Tally::new();
@@ -69,7 +69,7 @@ impl DerefMut for StepRecord {
 }
 
 impl StepRecord {
-    pub(super) fn new(step: u32) -> Self {
+    pub(super) fn new(step: u16) -> Self {
         Self {
             step,
             state: StepState::Running,
@@ -132,7 +132,7 @@ impl StepRecord {
 
 impl Transaction {
     /// Whether a step lets its followers go: it completed, or failed and is passed over.
-    fn passed(&self, step: u32) -> bool {
+    fn passed(&self, step: u16) -> bool {
         self.step(step).is_some_and(|record| match record.state {
             StepState::Completed => true,
             StepState::Failed => {
@@ -143,7 +143,7 @@ impl Transaction {
         })
     }
 
-    fn ready(&self, step: u32) -> bool {
+    fn ready(&self, step: u16) -> bool {
         let after = &self.definition.workflow.steps[step as usize].after;
         self.step(step).is_none()
             && after
@@ -152,7 +152,7 @@ impl Transaction {
     }
 
     /// Calls `take` with each piece of a step's context: the input, then the results before it.
-    pub(super) fn for_each_piece<'a>(&'a self, step: u32, mut take: impl FnMut(&'a Payload)) {
+    pub(super) fn for_each_piece<'a>(&'a self, step: u16, mut take: impl FnMut(&'a Kept)) {
         take(&self.input);
         self.definition.for_each_ancestor(step, |before| {
             if let Some(result) = self.step(before).and_then(|record| record.result.as_ref()) {
@@ -162,21 +162,21 @@ impl Transaction {
     }
 
     /// The result of a step as an undo receives it.
-    pub(super) fn result_for_undo(&self, step: u32) -> Bytes {
+    pub(super) fn result_for_undo(&self, step: u16) -> Bytes {
         self.step(step)
             .and_then(|record| record.result.as_ref())
-            .map_or_else(Bytes::new, Payload::bytes)
+            .map_or_else(Bytes::new, Kept::bytes)
     }
 
-    fn context_size(&self, step: u32, undo: bool) -> u64 {
+    fn context_size(&self, step: u16, undo: bool) -> u64 {
         let mut size = 0;
         self.for_each_piece(step, |piece| size += piece.size());
         let result = self.step(step).and_then(|record| record.result.as_ref());
-        size + result.filter(|_| undo).map_or(0, Payload::size)
+        size + result.filter(|_| undo).map_or(0, Kept::size)
     }
 
     /// The policy by which a step, or its undo, is tried again.
-    pub(super) fn retry(&self, step: u32, undo: bool) -> Option<&Retry> {
+    pub(super) fn retry(&self, step: u16, undo: bool) -> Option<&Retry> {
         let step = &self.definition.workflow.steps[step as usize];
         match (&step.undo, undo) {
             (_, false) => Some(&step.retry),
@@ -190,7 +190,7 @@ impl Turn<'_> {
     /// Begins the steps that follow nothing.
     pub(super) fn begin(&mut self, slot: usize) {
         let workflow = &self.state.transactions[slot].definition.workflow;
-        let first: Vec<u32> = (0..)
+        let first: Vec<u16> = (0..)
             .zip(&workflow.steps)
             .filter(|(_, step)| step.after.is_empty())
             .map(|(at, _)| at)
@@ -206,13 +206,13 @@ impl Turn<'_> {
 
     /// What follows the end of a step: its followers begin; or it failed for good, and the rest stops;
     /// or it was the last one.
-    pub(super) fn proceed(&mut self, slot: usize, step: u32) {
+    pub(super) fn proceed(&mut self, slot: usize, step: u16) {
         let transaction = &self.state.transactions[slot];
         if !transaction.stopping() {
             return self.pass_on(slot, vec![step]);
         }
         let name = &transaction.definition.workflow.steps[step as usize].name;
-        let failing = transaction.failing.as_ref();
+        let failing = transaction.failing();
         let its_own = failing.is_some_and(|failing| failing.step.as_ref() == Some(name));
         if its_own {
             self.stop(slot);
@@ -222,7 +222,7 @@ impl Turn<'_> {
 
     /// Begins what follows the steps in `passed`. A step can fail before any host has it and be passed
     /// over in turn; a list instead of a recursion keeps a chain of those off the stack.
-    fn pass_on(&mut self, slot: usize, mut passed: Vec<u32>) {
+    fn pass_on(&mut self, slot: usize, mut passed: Vec<u16>) {
         while let Some(step) = passed.pop() {
             let definition = std::sync::Arc::clone(&self.state.transactions[slot].definition);
             for &next in definition.followers(step) {
@@ -240,7 +240,7 @@ impl Turn<'_> {
     }
 
     /// Begins a step. False: that stopped the transaction.
-    fn begin_step(&mut self, slot: usize, step: u32, passed: &mut Vec<u32>) -> bool {
+    fn begin_step(&mut self, slot: usize, step: u16, passed: &mut Vec<u16>) -> bool {
         if self.queue(slot, step, false, 0).is_ok() {
             return true;
         }
@@ -258,7 +258,7 @@ impl Turn<'_> {
     pub(super) fn queue(
         &mut self,
         slot: usize,
-        step: u32,
+        step: u16,
         undo: bool,
         delay_us: u64,
     ) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use proto::id::{Time, TransactionId};
 pub(super) struct Timer {
     pub(super) due: Time,
     pub(super) transaction: TransactionId,
-    pub(super) step: u32,
+    pub(super) step: u16,
 }
 
 /// All timers, the next one first.

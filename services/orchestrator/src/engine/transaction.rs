@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use proto::error::{Problem, Reason};
 use proto::event::{Cancel, Failure, Kind, Start, TransactionEvent};
 use proto::id::{StepName, Time, TransactionId, WorkflowName};
 use proto::lifecycle::{StepState, TransactionState, is_end};
-use proto::payload::Payload;
 use proto::workflow::OnFailure;
 
 use super::catalogue::Definition;
 use super::effect::Effect;
+use super::kept::Kept;
 use super::step::StepRecord;
 use super::{Offset, Reply, Turn};
 
@@ -25,7 +26,7 @@ const OVERLOADED_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 pub(super) struct Transaction {
     pub(super) id: TransactionId,
     pub(super) definition: Arc<Definition>,
-    pub(super) input: Payload,
+    pub(super) input: Kept,
     /// What most starts don't bring; none when all of it is empty.
     pub(super) extras: Option<Box<Extras>>,
     pub(super) state: TransactionState,
@@ -37,20 +38,11 @@ pub(super) struct Transaction {
     pub(super) open: u16,
     /// Steps that completed or were passed over.
     pub(super) done: u16,
-    /// The failure that stops it, or undoes it, or ended it.
-    pub(super) failing: Option<Box<Failing>>,
-    pub(super) cancel: Option<Box<Cancel>>,
-    /// The steps that are no longer pending, by their place in the definition.
-    pub(super) steps: Vec<StepRecord>,
-}
-
-/// An input as memory keeps it: a small one is copied, since what is shared takes more than it has.
-fn kept(input: &Payload) -> Payload {
-    const SMALL_BYTES: u64 = 1 << 10;
-    match input.size() <= SMALL_BYTES {
-        true => input.copied(),
-        false => input.clone(),
-    }
+    /// Why it does not go on; none while it does.
+    stopped: Option<Box<Stopped>>,
+    /// The steps that are no longer pending, by their place in the definition. Most transactions that
+    /// wait have begun one, which stands here itself.
+    pub(super) steps: SmallVec<[StepRecord; 1]>,
 }
 
 /// What a start may bring besides its input.
@@ -62,7 +54,15 @@ pub(super) struct Extras {
     pub(super) trace_parent: String,
 }
 
-/// Why a transaction does not go on.
+/// Why a transaction does not go on, or did not.
+#[derive(Debug, Default)]
+pub(super) struct Stopped {
+    /// The failure that stops it, or undoes it, or ended it.
+    pub(super) failing: Option<Failing>,
+    pub(super) cancel: Option<Cancel>,
+}
+
+/// A failure, and the step whose it was.
 #[derive(Debug)]
 pub(super) struct Failing {
     pub(super) failure: Failure,
@@ -92,7 +92,7 @@ impl Transaction {
         Self {
             id,
             definition,
-            input: kept(&start.input),
+            input: Kept::of(&start.input),
             extras,
             state: TransactionState::Pending,
             start_time,
@@ -100,10 +100,8 @@ impl Transaction {
             first_offset: offset,
             open: 0,
             done: 0,
-            failing: None,
-            cancel: None,
-            // Most transactions wait with one step begun; a Vec would make room for four.
-            steps: Vec::with_capacity(1),
+            stopped: None,
+            steps: SmallVec::new(),
         }
     }
 
@@ -112,7 +110,7 @@ impl Transaction {
         let extras = self.extras.as_deref();
         Start {
             version: self.definition.workflow.version,
-            input: self.input.clone(),
+            input: self.input.payload(),
             idempotency_key: extras.map_or_else(String::new, |some| some.idempotency_key.clone()),
             input_hash: extras.map_or_else(Bytes::new, |some| some.input_hash.clone()),
             labels: extras.map_or_else(BTreeMap::new, |some| some.labels.clone()),
@@ -131,22 +129,35 @@ impl Transaction {
 
     /// Whether no further step starts.
     pub(super) fn stopping(&self) -> bool {
-        self.failing.is_some() || self.cancel.is_some()
+        self.failing().is_some() || self.cancel().is_some()
+    }
+
+    pub(super) fn failing(&self) -> Option<&Failing> {
+        self.stopped.as_ref()?.failing.as_ref()
+    }
+
+    pub(super) fn cancel(&self) -> Option<&Cancel> {
+        self.stopped.as_ref()?.cancel.as_ref()
+    }
+
+    /// To say why it does not go on.
+    pub(super) fn stopped(&mut self) -> &mut Stopped {
+        self.stopped.get_or_insert_default()
     }
 
     /// The record of a step; none while it is pending.
-    pub(super) fn step(&self, step: u32) -> Option<&StepRecord> {
+    pub(super) fn step(&self, step: u16) -> Option<&StepRecord> {
         let at = self.step_place(step).ok()?;
         Some(&self.steps[at])
     }
 
-    pub(super) fn step_mut(&mut self, step: u32) -> Option<&mut StepRecord> {
+    pub(super) fn step_mut(&mut self, step: u16) -> Option<&mut StepRecord> {
         let at = self.step_place(step).ok()?;
         Some(&mut self.steps[at])
     }
 
     /// The record of a step, begun if it was pending.
-    pub(super) fn step_begun(&mut self, step: u32) -> &mut StepRecord {
+    pub(super) fn step_begun(&mut self, step: u16) -> &mut StepRecord {
         let at = match self.step_place(step) {
             Ok(at) => at,
             Err(at) => {
@@ -157,7 +168,7 @@ impl Transaction {
         &mut self.steps[at]
     }
 
-    fn step_place(&self, step: u32) -> Result<usize, usize> {
+    fn step_place(&self, step: u16) -> Result<usize, usize> {
         // Where all steps before it have begun, which is the rule, it stands at its own place.
         match self.steps.get(step as usize) {
             Some(record) if record.step == step => Ok(step as usize),
@@ -166,7 +177,7 @@ impl Transaction {
     }
 
     /// The step to undo next: the last completed one of those that need undoing.
-    fn next_undo(&self) -> Option<u32> {
+    fn next_undo(&self) -> Option<u16> {
         let steps = &self.definition.workflow.steps;
         self.steps
             .iter()
@@ -266,7 +277,7 @@ impl Turn<'_> {
                 format!("transaction {id} has ended; there is nothing left to cancel"),
             ));
         }
-        if transaction.cancel.is_some() {
+        if transaction.cancel().is_some() {
             return Ok(Reply::Cancelling);
         }
         if transaction.state == TransactionState::Compensating {
@@ -288,7 +299,7 @@ impl Turn<'_> {
         if transaction.open == 0 {
             return;
         }
-        let open: Vec<u32> = (transaction.steps.iter())
+        let open: Vec<u16> = (transaction.steps.iter())
             .filter(|record| record.open_attempt().is_some())
             .map(|record| record.step)
             .collect();
@@ -304,7 +315,7 @@ impl Turn<'_> {
             return;
         }
         let to_undo = transaction.next_undo().is_some();
-        if let Some(cancel) = &transaction.cancel {
+        if let Some(cancel) = transaction.cancel() {
             if cancel.skip_compensation || !to_undo {
                 return self.emit_of(slot, TransactionEvent::Cancelled);
             }
@@ -327,7 +338,7 @@ impl Turn<'_> {
             );
             return self.undo_next(slot);
         }
-        let Some(failing) = &transaction.failing else {
+        let Some(failing) = transaction.failing() else {
             return;
         };
         let (failure, failed_step) = (failing.failure.clone(), failing.step.clone());
@@ -366,7 +377,7 @@ impl Turn<'_> {
                     self.undo_failed(slot, step, failure);
                 }
             }
-            None if transaction.cancel.is_some() => {
+            None if transaction.cancel().is_some() => {
                 self.emit_of(slot, TransactionEvent::Cancelled);
             }
             None => self.emit_of(slot, TransactionEvent::Compensated),
@@ -374,7 +385,7 @@ impl Turn<'_> {
     }
 
     /// The first undo that fails for good ends the phase.
-    pub(super) fn undo_failed(&mut self, slot: usize, step: u32, failure: Failure) {
+    pub(super) fn undo_failed(&mut self, slot: usize, step: u16, failure: Failure) {
         let workflow = &self.state.transactions[slot].definition.workflow;
         let failed_step = Some(workflow.steps[step as usize].name.clone());
         self.emit_of(
