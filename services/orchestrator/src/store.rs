@@ -18,7 +18,10 @@ use std::sync::Arc;
 
 use eventlog::{Bounds, Offset};
 use proto::workflow::Workflow;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
+
+// To be passed on: nobody else reads or writes with it.
+pub(crate) use rusqlite::Connection;
 
 pub(crate) use keys::Keys;
 pub(crate) use reading::{Filter, Found, Known, Lookup};

@@ -10,7 +10,6 @@ use foldhash::{HashMap, HashSet};
 use proto::batch::decode;
 use proto::event::Kind;
 use proto::id::{Time, TransactionId};
-use rusqlite::Connection;
 
 use super::batch::Pending;
 use super::upkeep::{Folded, Upkeep};
@@ -23,7 +22,9 @@ use crate::inbox::Queued;
 use crate::journal::Journal;
 use crate::sessions::quarantine::Policy;
 use crate::sessions::table::Table;
-use crate::store::{Handover, Keys, Loaded, Lookup, Place, Row, StoreError, StoreThread, Stored};
+use crate::store::{
+    Connection, Handover, Keys, Loaded, Lookup, Place, Row, StoreError, StoreThread, Stored,
+};
 
 /// How much of the log is read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -47,7 +48,7 @@ impl Driver {
             // Set once: a driver is opened once.
             let _ = shared.lookup.set(lookup);
         }
-        place.learn_keys(shared.pace);
+        let pace = shared.pace;
         shared.clock.raise_to(fold.last_time.0);
         let now = Time(shared.clock.now_micros());
         let mut driver = Self {
@@ -68,6 +69,8 @@ impl Driver {
             shared,
         };
         driver.begin()?;
+        // Last, since it takes a processor and the disk from a start that others wait for.
+        place.learn_keys(pace);
         Ok(driver)
     }
 
