@@ -51,46 +51,38 @@ pub(super) const COLUMNS: &str =
     "id, workflow, update_us, first_offset, snapshot, payloads, inline_max, ended, checksum";
 
 /// The row's bytes, ready to be written.
-pub(super) struct Encoded {
-    pub(super) snapshot: Vec<u8>,
-    pub(super) payloads: Vec<u8>,
+pub(super) struct Encoded<'a> {
+    pub(super) snapshot: &'a [u8],
+    pub(super) payloads: &'a [u8],
     pub(super) checksum: u32,
 }
 
-/// Of everything that is read.
-fn checksum(row: &Row, snapshot: &[u8], payloads: &[u8], inline_max: u64) -> u32 {
-    schema::checksum([
-        row.id.0.as_slice(),
-        row.workflow.as_str().as_bytes(),
-        &row.update_time.0.to_le_bytes(),
-        &offset_to_sql(row.first_offset).to_le_bytes(),
-        snapshot,
-        payloads,
-        &offset_to_sql(inline_max).to_le_bytes(),
-        &[u8::from(row.ended())],
-    ])
+/// What stands beside a row's bytes, as SQLite has it.
+struct Numbers {
+    update_us: i64,
+    first_offset: i64,
+    inline_max: i64,
+    ended: i64,
 }
 
-/// Holds a row of [`COLUMNS`] against its checksum.
-pub(super) fn check(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
-    let wrong = || damaged("checksum");
-    let bytes = |at| row.get_ref(at)?.as_bytes().map_err(|_| wrong());
-    let number = |at| row.get::<_, i64>(at).map(i64::to_le_bytes);
-    let ended: i64 = row.get(7)?;
-    let sum = schema::checksum([
-        bytes(0)?,
-        bytes(1)?,
-        &number(2)?,
-        &number(3)?,
-        bytes(4)?,
-        bytes(5)?,
-        &number(6)?,
-        &[u8::try_from(ended).map_err(|_| wrong())?],
-    ]);
-    match row.get::<_, u32>(8)? == sum {
-        true => Ok(()),
-        false => Err(wrong()),
-    }
+/// Of everything that is read.
+fn checksum(
+    id: &[u8],
+    workflow: &[u8],
+    numbers: &Numbers,
+    snapshot: &[u8],
+    payloads: &[u8],
+) -> u32 {
+    schema::checksum([
+        id,
+        workflow,
+        &numbers.update_us.to_le_bytes(),
+        &numbers.first_offset.to_le_bytes(),
+        snapshot,
+        payloads,
+        &numbers.inline_max.to_le_bytes(),
+        &numbers.ended.to_le_bytes(),
+    ])
 }
 
 /// Encodes rows one after the other; the buffers are used again.
@@ -98,18 +90,24 @@ pub(super) fn check(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
 pub(super) struct RowEncoder(Encoder);
 
 impl RowEncoder {
-    pub(super) fn encode(&mut self, row: &Row, inline_max: u64) -> Encoded {
+    pub(super) fn encode(&mut self, row: &Row, inline_max: u64) -> Encoded<'_> {
+        self.0.clear();
         let (time, carried) = (row.update_time, &row.carried);
         self.0
             .push_carried(time, row.id, &row.workflow, carried, inline_max);
         let (snapshot, payloads) = self.0.finish(row.first_offset);
-        let encoded = Encoded {
-            checksum: checksum(row, snapshot, payloads, inline_max),
-            snapshot: snapshot.to_vec(),
-            payloads: payloads.to_vec(),
+        let numbers = Numbers {
+            update_us: row.update_time.0,
+            first_offset: offset_to_sql(row.first_offset),
+            inline_max: offset_to_sql(inline_max),
+            ended: row.ended().into(),
         };
-        self.0.clear();
-        encoded
+        let workflow = row.workflow.as_str().as_bytes();
+        Encoded {
+            checksum: checksum(&row.id.0, workflow, &numbers, snapshot, payloads),
+            snapshot,
+            payloads,
+        }
     }
 }
 
@@ -117,11 +115,9 @@ impl RowEncoder {
 /// something of it.
 pub(super) struct Raw {
     id: TransactionId,
-    update_time: Time,
-    first_offset: Offset,
+    numbers: Numbers,
     snapshot: Vec<u8>,
     payloads: Vec<u8>,
-    inline_max: u64,
 }
 
 /// A row as it was read: its payloads may still stand in the log.
@@ -143,15 +139,22 @@ fn damaged(what: &str) -> StoreError {
 impl Raw {
     /// Copies a row of [`COLUMNS`].
     pub(super) fn copy(row: &rusqlite::Row<'_>) -> Result<Self, StoreError> {
-        check(row)?;
-        let id = row.get_ref(0)?.as_blob().ok();
+        let bytes = |at| row.get_ref(at)?.as_bytes().map_err(|_| damaged("bytes"));
+        let (id, workflow, snapshot, payloads) = (bytes(0)?, bytes(1)?, bytes(4)?, bytes(5)?);
+        let numbers = Numbers {
+            update_us: row.get(2)?,
+            first_offset: row.get(3)?,
+            inline_max: row.get(6)?,
+            ended: row.get(7)?,
+        };
+        if row.get::<_, u32>(8)? != checksum(id, workflow, &numbers, snapshot, payloads) {
+            return Err(damaged("checksum"));
+        }
         Ok(Self {
-            id: (id.and_then(TransactionId::from_bytes)).ok_or_else(|| damaged("id"))?,
-            update_time: Time(row.get(2)?),
-            first_offset: offset_from_sql(row.get(3)?)?,
-            snapshot: row.get(4)?,
-            payloads: row.get(5)?,
-            inline_max: offset_from_sql(row.get(6)?)?,
+            id: TransactionId::from_bytes(id).ok_or_else(|| damaged("id"))?,
+            numbers,
+            snapshot: snapshot.to_vec(),
+            payloads: payloads.to_vec(),
         })
     }
 
@@ -175,11 +178,11 @@ impl Raw {
                 id: self.id,
                 workflow,
                 carried,
-                update_time: self.update_time,
-                first_offset: self.first_offset,
+                update_time: Time(self.numbers.update_us),
+                first_offset: offset_from_sql(self.numbers.first_offset)?,
             },
             payloads: self.payloads,
-            inline_max: self.inline_max,
+            inline_max: offset_from_sql(self.numbers.inline_max)?,
         })
     }
 }

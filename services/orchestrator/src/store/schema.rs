@@ -9,16 +9,18 @@ use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::row::{self, COLUMNS, Raw, Row};
+use super::row::{COLUMNS, Raw, Row};
 use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 /// Live rows that one thread hands to another.
 const ROWS_AT_ONCE: usize = 512;
 /// Up to this size the whole file is checked at each start: it takes a moment.
 const CHECKED_BYTES_MAX: i64 = 64 << 20;
 
+/// A transaction's key is where the log has its beginning: rows are added about in this order, and those
+/// of what was trimmed stand together.
 const TABLES: &str = "
 CREATE TABLE mark (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -35,25 +37,23 @@ CREATE TABLE workflows (
     PRIMARY KEY (name, version)
 ) WITHOUT ROWID;
 CREATE TABLE transactions (
-    number INTEGER PRIMARY KEY,
+    first_offset INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
     workflow TEXT NOT NULL,
     state INTEGER NOT NULL,
     start_us INTEGER NOT NULL,
     update_us INTEGER NOT NULL,
     ended INTEGER NOT NULL,
-    first_offset INTEGER NOT NULL,
     idempotency_key TEXT,
     snapshot BLOB NOT NULL,
     payloads BLOB NOT NULL,
     inline_max INTEGER NOT NULL,
     checksum INTEGER NOT NULL
 );
-CREATE INDEX transactions_live ON transactions (id) WHERE ended = 0;
+CREATE INDEX transactions_live ON transactions (ended) WHERE ended = 0;
 CREATE INDEX transactions_key ON transactions (workflow, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX transactions_workflow ON transactions (workflow, id);
-CREATE INDEX transactions_first ON transactions (first_offset) WHERE ended = 1;
 ";
 
 /// Settings that hold for a connection, not for the file.
@@ -143,7 +143,7 @@ fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM transactions"))?;
     let mut rows = statement.query([])?;
     while let Some(found) = rows.next()? {
-        row::check(found)?;
+        Raw::copy(found)?;
     }
     Ok(())
 }
@@ -189,18 +189,19 @@ fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, St
     Ok(found)
 }
 
-/// Calls `take` with each live transaction, by id. Where there are many, they are decoded and taken on
-/// another thread, while this one reads on.
+/// Calls `take` with each live transaction, in the order in which they stand on the disk. Where there
+/// are many, they are decoded and taken on another thread, while this one reads on.
 pub(super) fn live(
     connection: &Connection,
     reader: &Reader,
     mut take: impl FnMut(Row) -> Result<(), StoreError> + Send,
 ) -> Result<(), StoreError> {
     let mut statement = connection.prepare(&format!(
-        "SELECT {COLUMNS} FROM transactions WHERE ended = 0 ORDER BY id"
+        "SELECT {COLUMNS} FROM transactions INDEXED BY transactions_live
+         WHERE ended = 0 ORDER BY first_offset"
     ))?;
     let mut rows = statement.query([])?;
-    let mut next = || {
+    let mut next = || -> Result<Vec<Raw>, StoreError> {
         let mut some = Vec::new();
         while some.len() < ROWS_AT_ONCE
             && let Some(found) = rows.next()?
@@ -213,28 +214,26 @@ pub(super) fn live(
         some.into_iter()
             .try_for_each(|raw| take(raw.decode()?.with_payloads(reader)?))
     };
-    let first: Vec<Raw> = next()?;
+    let first = next()?;
     if first.len() < ROWS_AT_ONCE {
         return take_all(first);
     }
     std::thread::scope(|scope| {
         let (give, taken) = crossbeam_channel::bounded(4);
-        let taking = scope.spawn(move || {
-            let _ = &reader;
-            taken.into_iter().try_for_each(&mut take_all)
-        });
-        let mut some = first;
-        let read = loop {
-            // Fails only when the other thread found something wrong, which it says.
-            if some.is_empty() || give.send(some).is_err() {
-                break Ok(());
+        let taking = scope.spawn(move || taken.into_iter().try_for_each(&mut take_all));
+        // Once it returns, the other thread hears that there is no more.
+        let read = move || -> Result<(), StoreError> {
+            let mut some = first;
+            while !some.is_empty() {
+                if give.send(some).is_err() {
+                    // The other thread found something wrong, which it says.
+                    break;
+                }
+                some = next()?;
             }
-            some = match next() {
-                Ok(more) => more,
-                Err(error) => break Err(error),
-            };
+            Ok(())
         };
-        drop(give);
+        let read = read();
         let taken = taking
             .join()
             .unwrap_or_else(|_| Err(StoreError::Damaged("its rows can't be read".to_owned())));

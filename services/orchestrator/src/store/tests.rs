@@ -166,6 +166,7 @@ fn many_live_rows_come_back_all_or_with_what_is_wrong() {
         .map(|number| {
             let mut row = row(1, "", TransactionState::Running, json(9), (0, 1));
             row.id.0[..4].copy_from_slice(&number.to_be_bytes());
+            row.first_offset = number.into();
             row
         })
         .collect();
@@ -199,7 +200,7 @@ fn many_live_rows_come_back_all_or_with_what_is_wrong() {
 async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
     let fixture = fixture();
     let large = row(1, "", TransactionState::Running, json(9_000), (0, 1));
-    let ended = row(2, "k", TransactionState::Completed, json(9), (0, 1));
+    let ended = row(2, "k", TransactionState::Completed, json(9), (7, 8));
     write(
         &fixture,
         vec![Handover {
@@ -229,7 +230,7 @@ async fn lists_are_newest_first_in_pages_and_filtered() {
                 0 => TransactionState::Completed,
                 _ => TransactionState::Failed,
             };
-            Arc::new(row(number, "", state, json(1), (0, 1)))
+            Arc::new(row(number, "", state, json(1), (number.into(), 9)))
         })
         .collect();
     write(
@@ -264,18 +265,22 @@ async fn lists_are_newest_first_in_pages_and_filtered() {
 async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
     let fixture = fixture();
     let ended = row(2, "k", TransactionState::Completed, json(9), (0, 1));
-    let live = row(3, "", TransactionState::Running, json(9), (0, 1));
+    let live = row(3, "", TransactionState::Running, json(9), (1, 1));
+    let carried = row(4, "", TransactionState::Completed, json(9), (2, 2));
+    let mut carried_on = carried.clone();
+    carried_on.first_offset = 5;
     write(
         &fixture,
         vec![
             Handover {
                 applied: 2,
-                rows: vec![Arc::new(ended), Arc::new(live.clone())],
+                rows: [ended, live.clone(), carried].map(Arc::new).to_vec(),
                 ..Handover::default()
             },
             Handover {
                 applied: 2,
-                forget_before: Some(1),
+                rows: vec![Arc::new(carried_on.clone())],
+                forget_before: Some(3),
                 ..Handover::default()
             },
         ],
@@ -283,6 +288,7 @@ async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
     let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
     assert_eq!(lookup.get(TransactionId([2; 16])).await.unwrap(), None);
     assert_eq!(lookup.get(live.id).await.unwrap(), Some(live));
+    assert_eq!(lookup.get(carried_on.id).await.unwrap(), Some(carried_on));
 }
 
 #[test]
