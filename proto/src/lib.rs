@@ -11,6 +11,7 @@ pub mod workflow;
 pub mod event;
 pub mod lifecycle;
 pub mod batch;
+pub mod write;
 pub mod frame;
 pub mod convert;
 pub mod error;

@@ -32,7 +32,7 @@ pub(crate) enum Down {
 /// A stream.
 pub(crate) struct Stream {
     pub(crate) up: Option<mpsc::Sender<Result<wire::ConnectRequest, Status>>>,
-    pub(crate) down: Option<mpsc::Receiver<Result<wire::ConnectResponse, Status>>>,
+    pub(crate) down: Option<orchestrator::stepped::Told>,
     pub(crate) session: Option<String>,
     /// Nothing gets through any more.
     pub(crate) cut: bool,

@@ -2,7 +2,6 @@
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::encode::{length_field, message_field, text_field, varint_field};
 use super::kinds::{cancel_to_wire, started_from_wire, started_to_wire};
 use crate::error::Problem;
 use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Failure, Start, Timing};
@@ -10,6 +9,7 @@ use crate::id::{HostId, StepName, Time};
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
 use crate::wire;
+use crate::write;
 
 /// Its field in the record.
 const CARRIED_TAG: u32 = 29;
@@ -71,84 +71,84 @@ fn command_to_wire(command: &CarriedCommand) -> wire::CarriedCommand {
 /// Writes it as the record's field: state.db has one for each transaction, so the generated code, which
 /// owns a copy of everything, is for the others.
 pub(super) fn write(carried: &Carried, out: &mut Vec<u8>) {
-    message_field(out, CARRIED_TAG, |out| {
-        varint_field(out, 1, carried.start_time.0 as u64);
-        message_field(out, 2, |out| write_start(&carried.start, out));
-        varint_field(out, 3, i32::from(carried.state) as u64);
+    write::message(out, CARRIED_TAG, |out| {
+        write::number(out, 1, carried.start_time.0 as u64);
+        write::message(out, 2, |out| write_start(&carried.start, out));
+        write::number(out, 3, i32::from(carried.state) as u64);
         failure_field(out, 4, carried.failure.as_ref());
         let failed_step = carried.failed_step.as_ref();
-        text_field(out, 5, failed_step.map_or("", StepName::as_str));
+        write::text(out, 5, failed_step.map_or("", StepName::as_str));
         if let Some(cancel) = &carried.cancel {
-            message_field(out, 6, |out| {
-                text_field(out, 1, &cancel.reason);
-                varint_field(out, 2, cancel.skip_compensation.into());
+            write::message(out, 6, |out| {
+                write::text(out, 1, &cancel.reason);
+                write::number(out, 2, cancel.skip_compensation.into());
             });
         }
         for step in &carried.steps {
-            message_field(out, 7, |out| write_step(step, out));
+            write::message(out, 7, |out| write_step(step, out));
         }
     });
 }
 
 pub(super) fn write_start(start: &Start, out: &mut Vec<u8>) {
-    varint_field(out, 1, start.version.into());
-    varint_field(out, 2, start.input.size());
-    text_field(out, 3, &start.idempotency_key);
+    write::number(out, 1, start.version.into());
+    write::number(out, 2, start.input.size());
+    write::text(out, 3, &start.idempotency_key);
     if !start.input_hash.is_empty() {
-        length_field(out, 4, start.input_hash.len());
+        write::length(out, 4, start.input_hash.len());
         out.extend_from_slice(&start.input_hash);
     }
     for (key, value) in &start.labels {
-        message_field(out, 5, |out| {
-            text_field(out, 1, key);
-            text_field(out, 2, value);
+        write::message(out, 5, |out| {
+            write::text(out, 1, key);
+            write::text(out, 2, value);
         });
     }
-    text_field(out, 6, &start.trace_parent);
+    write::text(out, 6, &start.trace_parent);
 }
 
 fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
-    text_field(out, 1, step.step.as_str());
-    varint_field(out, 2, i32::from(step.state) as u64);
+    write::text(out, 1, step.step.as_str());
+    write::number(out, 2, i32::from(step.state) as u64);
     if let Some(result) = &step.result {
         // Present even where it is 0.
         encode_key(3, WireType::Varint, out);
         encode_varint(result.size(), out);
     }
-    varint_field(out, 4, step.completed_offset);
-    varint_field(out, 5, step.failures.into());
-    varint_field(out, 6, step.losses.into());
+    write::number(out, 4, step.completed_offset);
+    write::number(out, 5, step.failures.into());
+    write::number(out, 6, step.losses.into());
     failure_field(out, 7, step.failure.as_ref());
     for command in &step.commands {
-        message_field(out, 8, |out| write_command(command, out));
+        write::message(out, 8, |out| write_command(command, out));
     }
-    varint_field(out, 9, step.undo_failures.into());
-    varint_field(out, 10, step.undo_losses.into());
+    write::number(out, 9, step.undo_failures.into());
+    write::number(out, 10, step.undo_losses.into());
 }
 
 fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
     let micros = |time: Option<Time>| time.map_or(0, |time| time.0 as u64);
-    varint_field(out, 1, command.attempt.into());
-    varint_field(out, 2, command.undo.into());
-    varint_field(out, 3, i32::from(command.stage) as u64);
-    text_field(out, 4, command.host.as_ref().map_or("", HostId::as_str));
-    varint_field(out, 5, command.queued.0 as u64);
-    varint_field(out, 6, micros(command.dispatched));
-    varint_field(out, 7, micros(command.picked_up));
-    varint_field(out, 8, micros(command.processing));
-    varint_field(out, 9, micros(command.ended));
-    varint_field(out, 10, command.timing.wait_us);
-    varint_field(out, 11, command.timing.run_us);
+    write::number(out, 1, command.attempt.into());
+    write::number(out, 2, command.undo.into());
+    write::number(out, 3, i32::from(command.stage) as u64);
+    write::text(out, 4, command.host.as_ref().map_or("", HostId::as_str));
+    write::number(out, 5, command.queued.0 as u64);
+    write::number(out, 6, micros(command.dispatched));
+    write::number(out, 7, micros(command.picked_up));
+    write::number(out, 8, micros(command.processing));
+    write::number(out, 9, micros(command.ended));
+    write::number(out, 10, command.timing.wait_us);
+    write::number(out, 11, command.timing.run_us);
     failure_field(out, 12, command.failure.as_ref());
-    varint_field(out, 13, micros(command.not_before));
+    write::number(out, 13, micros(command.not_before));
 }
 
 fn failure_field(out: &mut Vec<u8>, tag: u32, failure: Option<&Failure>) {
     if let Some(failure) = failure {
-        message_field(out, tag, |out| {
-            text_field(out, 1, &failure.kind);
-            text_field(out, 2, &failure.message);
-            text_field(out, 3, &failure.detail);
+        write::message(out, tag, |out| {
+            write::text(out, 1, &failure.kind);
+            write::text(out, 2, &failure.message);
+            write::text(out, 3, &failure.detail);
         });
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{encoded_len_varint, key_len};
 
 use super::carried;
 use super::kinds::record_kind;
@@ -13,6 +13,10 @@ use crate::convert;
 use crate::event::{Carried, Command, CommandEvent, Event, Kind, TransactionEvent};
 use crate::id::{Time, TransactionId, WorkflowName};
 use crate::payload::Payload;
+use crate::write;
+
+/// So many names of a batch are looked through before a hash is made.
+const NAMES_LOOKED_THROUGH: usize = 8;
 
 /// Fills one batch after the other; its buffers are used again.
 #[derive(Debug, Default)]
@@ -51,13 +55,15 @@ impl Encoder {
         match &event.kind {
             Kind::Transaction { id, workflow, what } => {
                 let transaction = self.transaction(*id, workflow);
-                varint_field(&mut self.record, 2, transaction);
+                write::number(&mut self.record, 2, transaction);
                 match what {
                     TransactionEvent::Started(start) => {
-                        message_field(&mut self.record, 14, |out| carried::write_start(start, out));
+                        write::message(&mut self.record, 14, |out| {
+                            carried::write_start(start, out);
+                        });
                     }
                     TransactionEvent::Completed { failed_steps } if failed_steps.is_empty() => {
-                        length_field(&mut self.record, 15, 0);
+                        write::length(&mut self.record, 15, 0);
                     }
                     TransactionEvent::Carried(carried) => carried::write(carried, &mut self.record),
                     _ => record_kind(event).encode(&mut self.record),
@@ -73,13 +79,13 @@ impl Encoder {
             }
             Kind::Host { host, .. } | Kind::ResultRefused { host, .. } => {
                 let host = self.name(host.arc());
-                varint_field(&mut self.record, 5, host);
+                write::number(&mut self.record, 5, host);
                 record_kind(event).encode(&mut self.record);
             }
             Kind::SystemSampled { host, .. } => {
                 if let Some(host) = host {
                     let host = self.name(host.arc());
-                    varint_field(&mut self.record, 5, host);
+                    write::number(&mut self.record, 5, host);
                 }
                 record_kind(event).encode(&mut self.record);
             }
@@ -107,7 +113,7 @@ impl Encoder {
     ) {
         self.begin(time);
         let transaction = self.transaction(id, workflow);
-        varint_field(&mut self.record, 2, transaction);
+        write::number(&mut self.record, 2, transaction);
         carried::write(carried, &mut self.record);
         self.end();
         carried.for_each_payload(|payload| {
@@ -125,11 +131,11 @@ impl Encoder {
         }
         self.count += 1;
         self.record.clear();
-        varint_field(&mut self.record, 1, time.since_us(self.base));
+        write::number(&mut self.record, 1, time.since_us(self.base));
     }
 
     fn end(&mut self) {
-        length_field(&mut self.records, 5, self.record.len());
+        write::length(&mut self.records, 5, self.record.len());
         self.records.extend_from_slice(&self.record);
     }
 
@@ -146,21 +152,21 @@ impl Encoder {
         let worker = self.name(command.worker.arc());
         let host = command.host.as_ref().map(|host| self.name(host.arc()));
         let record = &mut self.record;
-        varint_field(record, 2, transaction);
-        varint_field(record, 3, step);
-        varint_field(record, 4, worker);
-        varint_field(record, 5, host.unwrap_or_default());
-        varint_field(record, 6, command.attempt.into());
+        write::number(record, 2, transaction);
+        write::number(record, 3, step);
+        write::number(record, 4, worker);
+        write::number(record, 5, host.unwrap_or_default());
+        write::number(record, 6, command.attempt.into());
         if let Some(timing) = convert::timing(what) {
-            varint_field(record, 7, timing.wait_us);
-            varint_field(record, 8, timing.run_us);
+            write::number(record, 7, timing.wait_us);
+            write::number(record, 8, timing.run_us);
         }
-        varint_field(record, 16, command.undo.into());
+        write::number(record, 16, command.undo.into());
         match what {
             CommandEvent::Queued { delay_us } => only_varint(record, 9, *delay_us),
-            CommandEvent::Dispatched => length_field(record, 10, 0),
-            CommandEvent::PickedUp => length_field(record, 11, 0),
-            CommandEvent::Processing => length_field(record, 12, 0),
+            CommandEvent::Dispatched => write::length(record, 10, 0),
+            CommandEvent::PickedUp => write::length(record, 11, 0),
+            CommandEvent::Processing => write::length(record, 12, 0),
             CommandEvent::Completed { result, .. } => only_varint(record, 13, result.size()),
             CommandEvent::Failed { .. }
             | CommandEvent::TimedOut { .. }
@@ -173,18 +179,18 @@ impl Encoder {
     pub fn finish(&mut self, first_offset: u64) -> (&[u8], &[u8]) {
         let out = &mut self.out;
         out.clear();
-        varint_field(out, 1, first_offset);
-        varint_field(out, 2, self.base.0 as u64);
+        write::number(out, 1, first_offset);
+        write::number(out, 2, self.base.0 as u64);
         for name in &self.names {
-            length_field(out, 3, name.len());
+            write::length(out, 3, name.len());
             out.extend_from_slice(name.as_bytes());
         }
         for (id, workflow) in &self.transactions {
             let length = 18 + key_len(2) + encoded_len_varint((*workflow).into());
-            length_field(out, 4, length);
-            length_field(out, 1, 16);
+            write::length(out, 4, length);
+            write::length(out, 1, 16);
             out.extend_from_slice(&id.0);
-            varint_field(out, 2, (*workflow).into());
+            write::number(out, 2, (*workflow).into());
         }
         out.extend_from_slice(&self.records);
         (&self.out, &self.payloads)
@@ -208,6 +214,11 @@ impl Encoder {
     }
 
     fn name(&mut self, name: &Arc<str>) -> u64 {
+        // Mostly one of the first few, and the very same string.
+        let first = self.names.iter().take(NAMES_LOOKED_THROUGH);
+        if let Some(place) = first.into_iter().position(|known| Arc::ptr_eq(known, name)) {
+            return place as u64 + 1;
+        }
         if let Some(place) = self.name_places.get(name) {
             return u64::from(*place);
         }
@@ -237,43 +248,6 @@ impl Encoder {
     }
 }
 
-pub(super) fn varint_field(out: &mut Vec<u8>, tag: u32, value: u64) {
-    if value != 0 {
-        encode_key(tag, WireType::Varint, out);
-        encode_varint(value, out);
-    }
-}
-
-pub(super) fn length_field(out: &mut Vec<u8>, tag: u32, length: usize) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
-}
-
-pub(super) fn text_field(out: &mut Vec<u8>, tag: u32, text: &str) {
-    if !text.is_empty() {
-        length_field(out, tag, text.len());
-        out.extend_from_slice(text.as_bytes());
-    }
-}
-
-/// A message whose length shows once it is written.
-pub(super) fn message_field(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    let at = out.len();
-    // Most are short enough for one byte of length.
-    out.push(0);
-    write(out);
-    let length = out.len() - at - 1;
-    match u8::try_from(length) {
-        Ok(length) if length < 0x80 => out[at] = length,
-        _ => {
-            let mut prefix = Vec::new();
-            encode_varint(length as u64, &mut prefix);
-            out.splice(at..=at, prefix);
-        }
-    }
-}
-
 /// A message whose only field is number 1, a varint.
 fn only_varint(out: &mut Vec<u8>, tag: u32, value: u64) {
     let length = if value == 0 {
@@ -281,6 +255,6 @@ fn only_varint(out: &mut Vec<u8>, tag: u32, value: u64) {
     } else {
         1 + encoded_len_varint(value)
     };
-    length_field(out, tag, length);
-    varint_field(out, 1, value);
+    write::length(out, tag, length);
+    write::number(out, 1, value);
 }

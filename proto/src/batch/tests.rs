@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::encode::length_field;
 use super::*;
 use crate::convert;
 use crate::event::{CommandEvent, Kind, Start, TransactionEvent};
 use crate::id::{Time, TransactionId, WorkflowName};
 use crate::payload::Payload;
 use crate::wire;
+use crate::write;
 use arbitrary::events;
 
 fn encode(encoder: &mut Encoder, events: &[Event], first: u64) -> (Bytes, Bytes) {
@@ -160,9 +160,9 @@ proptest! {
         let (head, tail) = batch.events.split_at(at);
         let mut raw = wire::EventBatch { events: head.to_vec(), ..batch.clone() }.encode_to_vec();
         let mut record = unknown.encode_to_vec();
-        length_field(&mut record, tag, 3);
+        write::length(&mut record, tag, 3);
         record.extend_from_slice(&[8, 1, 0][..3]);
-        length_field(&mut raw, 5, record.len());
+        write::length(&mut raw, 5, record.len());
         raw.extend_from_slice(&record);
         raw.extend(wire::EventBatch { events: tail[1..].to_vec(), ..Default::default() }.encode_to_vec());
         let decoded = decode(&raw, None).expect("it decodes");

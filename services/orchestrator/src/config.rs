@@ -202,6 +202,8 @@ pub struct Driver {
     pub outgoing_batches_max: usize,
     /// How long observing events wait for company.
     pub observing_delay: HumaneDuration,
+    /// How long an input is looked for before the loop sleeps.
+    pub busy_poll: HumaneDuration,
 }
 
 /// See the file.

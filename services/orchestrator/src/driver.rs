@@ -13,13 +13,14 @@ mod upkeep;
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use eventlog::AppendError;
 use foldhash::HashMap;
 use proto::id::{HostId, Time, TransactionId};
 
+use crate::busy_poll::{Awake, BusyPoll};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::engine::{self, Decided, Effect, State};
@@ -28,6 +29,7 @@ use crate::journal::Journal;
 use crate::letting_out::{Gate, Out};
 use crate::metrics::Metrics;
 use crate::sessions::line::Leases;
+use crate::sessions::message::HostMessage;
 use crate::sessions::table::Table;
 use crate::store::{Keys, Lookup, Pace, StoreError, StoreThread};
 
@@ -73,6 +75,8 @@ pub(crate) struct Shared {
     pub inbox: Inbox,
     /// Where batches leave.
     pub gate: Gate,
+    /// Whether whoever lets batches out stays awake for the next.
+    pub awake: Awake,
     /// What heartbeats find sessions by.
     pub leases: Leases,
     /// Lookups in state.db, once it is open.
@@ -105,6 +109,7 @@ pub(crate) struct Driver {
     pending: Pending,
     upkeep: Upkeep,
     decided: Decided,
+    busy_poll: BusyPoll,
     now: Time,
     /// Leases are not judged before this: heartbeats that came while this process stood still have
     /// to be heard first.
@@ -142,6 +147,9 @@ impl Driver {
         self.notice_a_standstill(now, wait);
         self.now = now;
         self.take(first);
+        let ended = self.upkeep.ended_in_memory();
+        self.busy_poll
+            .under_way(self.state.transaction_count().saturating_sub(ended));
         self.tick();
         self.dispatch();
         self.keep_up()?;
@@ -157,8 +165,16 @@ impl Driver {
         if wait.is_zero() {
             return None;
         }
+        let inputs = &self.inputs;
+        if let Some(queued) = self.busy_poll.look(|| inputs.try_recv().ok()) {
+            return Some(queued);
+        }
+        let since = Instant::now();
         crossbeam_channel::select! {
-            recv(self.inputs) -> queued => queued.ok(),
+            recv(self.inputs) -> queued => {
+                self.busy_poll.came_after(since.elapsed());
+                queued.ok()
+            }
             recv(self.store.stored()) -> stored => {
                 self.upkeep.noticed(stored.ok());
                 None
@@ -327,13 +343,8 @@ impl Driver {
     /// The last batch, the last rows, the log's end.
     pub(crate) fn end(mut self) -> Result<(), Fatal> {
         for open in self.lines.values() {
-            self.pending.out.push(Out::Host(
-                open.line.clone(),
-                proto::wire::ConnectResponse {
-                    draining: true,
-                    ..Default::default()
-                },
-            ));
+            let goodbye = Out::Host(open.line.clone(), HostMessage::goodbye());
+            self.pending.out.push(goodbye);
         }
         self.flush()?;
         self.last_handover();

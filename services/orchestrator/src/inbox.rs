@@ -17,6 +17,7 @@ use proto::workflow::Workflow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::engine::ResultOutcome;
+use crate::grpc::start_stream::{Moment, StreamedStart};
 use crate::sessions::line::{Lease, Line};
 use crate::sessions::table::Session;
 use crate::store::{Known, Row};
@@ -119,10 +120,38 @@ pub(crate) struct StartRequest {
     pub start: Box<Start>,
     /// What state.db said about its key.
     pub looked_up: LookedUp,
-    /// True: the answer comes at its end. One that was there already is answered at once.
+    /// True: a call is answered at its end, a stream then as well. One that was there already is
+    /// answered at once.
     pub until_end: bool,
     /// It is durable, or has ended.
-    pub reply: Reply<Started>,
+    pub reply: StartReply,
+}
+
+/// Where the answers to a start go.
+#[derive(Debug)]
+pub(crate) enum StartReply {
+    /// To a call: how it stands at its start or at its end.
+    Call(Reply<Started>),
+    /// To a stream of starts: both.
+    Streamed(Arc<StreamedStart>),
+}
+
+impl StartReply {
+    /// Answers it. Whoever went away doesn't mind.
+    pub(crate) fn answer(self, moment: Moment, answer: Result<Started, Problem>) {
+        match self {
+            Self::Call(reply) => drop(reply.send(answer)),
+            Self::Streamed(start) => start.answer(moment, answer),
+        }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_deserted(&self) -> bool {
+        match self {
+            Self::Call(reply) => reply.is_closed(),
+            Self::Streamed(start) => start.is_deserted(),
+        }
+    }
 }
 
 /// What became of a definition.

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use eventlog::Offset;
 use proto::error::Problem;
-use proto::wire;
 use proto::workflow::Workflow;
 use tokio::sync::{mpsc, watch};
 
-use crate::inbox::{Registered, Reply, Started, View};
+use crate::busy_poll::Awake;
+use crate::grpc::start_stream::Moment;
+use crate::inbox::{Registered, Reply, StartReply, Started, View};
 use crate::sessions::late::{Desk, Late};
 use crate::sessions::line::Line;
+use crate::sessions::message::HostMessage;
 use crate::sessions::table::Session;
 
 /// One thing that leaves.
@@ -21,7 +23,9 @@ pub(crate) enum Out {
     /// What became of definitions.
     Registered(Reply<Vec<Registered>>, Result<Vec<Registered>, Problem>),
     /// What became of a start.
-    Started(Reply<Started>, Result<Started, Problem>),
+    Started(StartReply, Result<Started, Problem>),
+    /// What became of it at its end.
+    Ended(StartReply, Result<Started, Problem>),
     /// How a transaction stands.
     View(Reply<Option<View>>, Result<Option<View>, Problem>),
     /// A transaction to watch.
@@ -43,7 +47,7 @@ pub(crate) enum Out {
     /// A session is open, or refused.
     Session(Reply<Session>, Result<Session, Problem>),
     /// A message to a host.
-    Host(Arc<Line>, wire::ConnectResponse),
+    Host(Arc<Line>, HostMessage),
     /// The end of a session.
     End(Arc<Line>, Problem),
     /// Results for transactions that have left memory.
@@ -55,7 +59,8 @@ impl Out {
     fn go(self) -> Option<Late> {
         match self {
             Self::Registered(reply, answer) => drop(reply.send(answer)),
-            Self::Started(reply, answer) => drop(reply.send(answer)),
+            Self::Started(reply, answer) => reply.answer(Moment::Started, answer),
+            Self::Ended(reply, answer) => reply.answer(Moment::Ended, answer),
             Self::View(reply, answer) => drop(reply.send(answer)),
             Self::Watch(reply, answer) => drop(reply.send(answer)),
             Self::Changed(watchers, view) => drop(watchers.send(view)),
@@ -77,6 +82,7 @@ impl Out {
         Some(match self {
             Self::Registered(reply, _) => Self::Registered(reply, Err(refused())),
             Self::Started(reply, _) => Self::Started(reply, Err(refused())),
+            Self::Ended(reply, _) => Self::Ended(reply, Err(refused())),
             Self::View(reply, _) => Self::View(reply, Err(refused())),
             Self::Watch(reply, _) => Self::Watch(reply, Err(refused())),
             Self::Workflow(reply, _) => Self::Workflow(reply, Err(refused())),
@@ -96,13 +102,19 @@ pub(crate) type Gate = mpsc::Sender<Vec<Out>>;
 pub(crate) struct LettingOut {
     batches: mpsc::Receiver<Vec<Out>>,
     desk: Desk,
+    awake: Awake,
 }
 
 /// Makes the gate, and what lets out what goes through it. So many batches may wait there; then the
 /// driver waits, since the runtime is behind anyway.
-pub(crate) fn gate(desk: Desk, batches_max: usize) -> (Gate, LettingOut) {
+pub(crate) fn gate(desk: Desk, batches_max: usize, awake: Awake) -> (Gate, LettingOut) {
     let (gate, batches) = mpsc::channel(batches_max);
-    (gate, LettingOut { batches, desk })
+    let letting_out = LettingOut {
+        batches,
+        desk,
+        awake,
+    };
+    (gate, letting_out)
 }
 
 impl LettingOut {
@@ -116,6 +128,11 @@ impl LettingOut {
             }
             // A long batch must not keep its receivers from running.
             tokio::task::yield_now().await;
+            // The runtime looks for what hosts and clients say as long as this is never done.
+            while self.awake.is_set() && self.batches.is_empty() && !self.batches.is_closed() {
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod inbox;
 mod grpc;
 pub mod sessions;
 pub mod definitions;
+mod busy_poll;
 mod letting_out;
 // What decides.
 mod driver;
@@ -54,9 +55,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use busy_poll::Awake;
 use config::{Config, Flags, Task};
 use driver::{Driver, Fatal, Shared};
 use grpc::service::Orchestrator;
+use grpc::written::Beside;
 use inbox::{Inbox, Input, Queued};
 use letting_out::LettingOut;
 use sessions::stream::Workers;
@@ -204,12 +207,15 @@ fn share(
         inbox: inbox.clone(),
         places: Arc::new(Semaphore::new(config.sessions.late_messages_max)),
     };
-    let (gate, letting_out) = letting_out::gate(desk, config.driver.outgoing_batches_max);
+    let awake = Awake::default();
+    let (gate, letting_out) =
+        letting_out::gate(desk, config.driver.outgoing_batches_max, awake.clone());
     let shared = Shared {
         config: config.clone(),
         clock,
         inbox,
         gate,
+        awake,
         leases: sessions::line::Leases::default(),
         lookup,
         keys: store::Keys::default(),
@@ -265,13 +271,18 @@ fn dress(
     // A workflow file may have 1 MiB, whatever payloads may have.
     let request_bytes_max =
         payload_bytes_max.max(definitions::FILE_BYTES_MAX) + MESSAGE_BYTES_BESIDES;
-    service.routes = tonic::service::Routes::new(
-        OrchestratorServiceServer::new(orchestrator).max_decoding_message_size(request_bytes_max),
-    )
-    .add_service(WorkerServiceServer::new(workers).max_decoding_message_size(MESSAGE_BYTES_MAX))
-    .add_service(
-        EventLogServiceServer::new(event_log).max_decoding_message_size(MESSAGE_BYTES_BESIDES),
-    );
+    let orchestrator = Arc::new(orchestrator);
+    let generated = OrchestratorServiceServer::from_arc(orchestrator.clone())
+        .max_decoding_message_size(request_bytes_max);
+    let workers = Arc::new(workers);
+    let generated_workers =
+        WorkerServiceServer::from_arc(workers.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let event_log =
+        EventLogServiceServer::new(event_log).max_decoding_message_size(MESSAGE_BYTES_BESIDES);
+    service.routes =
+        tonic::service::Routes::new(Beside::new(orchestrator, generated, request_bytes_max))
+            .add_service(Beside::new(workers, generated_workers, MESSAGE_BYTES_MAX))
+            .add_service(event_log);
     service.descriptor_sets = vec![proto::DESCRIPTORS];
     service.health_names = vec![
         "multiagents.v1.OrchestratorService",

@@ -30,6 +30,7 @@ use crate::grpc::service::Orchestrator;
 use crate::ids::Ids;
 use crate::letting_out::LettingOut;
 use crate::metrics::Metrics;
+use crate::sessions::line::FarEnd;
 use crate::sessions::stream::Workers;
 use crate::store::{Filter, Lookup, Pace, StoreError};
 
@@ -72,6 +73,23 @@ pub struct Stepped {
     wait: Duration,
 }
 
+/// What a host is told.
+#[derive(Debug)]
+pub struct Told(FarEnd);
+
+impl Told {
+    /// The next message or the stream's end, where there is one already.
+    ///
+    /// # Errors
+    /// As the receiver of a channel.
+    pub fn try_recv(
+        &mut self,
+    ) -> Result<Result<wire::ConnectResponse, Status>, mpsc::error::TryRecvError> {
+        let message = self.0.try_recv()?;
+        Ok(message.and_then(|message| message.to_wire()))
+    }
+}
+
 impl Stepped {
     /// Opens state.db, folds the log and takes requests.
     ///
@@ -111,14 +129,14 @@ impl Stepped {
         &mut self,
         first: wire::ConnectRequest,
         mut stream: impl Stream<Item = Result<wire::ConnectRequest, Status>> + Send + Unpin + 'static,
-    ) -> mpsc::Receiver<Result<wire::ConnectResponse, Status>> {
+    ) -> Told {
         let (connection, far_end) = self.workers.connection();
         self.tasks.push(Box::pin(async move {
             if let Err(problem) = connection.session(first, &mut stream).await {
                 connection.line.end(problem);
             }
         }));
-        far_end
+        Told(far_end)
     }
 
     /// A heartbeat: it goes past the driver.

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use eventlog::{AppendError, Offset, Refused};
 use foldhash::{HashMap, HashSet};
-use proto::convert::us_to_duration;
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId, Time, TransactionId};
 use proto::wire;
@@ -16,9 +15,10 @@ use tokio::sync::watch;
 use super::requests::Watchers;
 use super::{Driver, Fatal};
 use crate::engine::{self, Outgoing};
-use crate::inbox::{Reply, Started, View};
+use crate::inbox::{Reply, StartReply, Started, View};
 use crate::letting_out::Out;
 use crate::sessions::line::Line;
+use crate::sessions::message::HostMessage;
 use crate::sessions::table::Session;
 use crate::store::Row;
 
@@ -31,7 +31,7 @@ pub(super) struct Pending {
     /// Answers that stand already.
     pub(super) out: Vec<Out>,
     /// Starts to be answered with how the transaction stands.
-    pub(super) started: Vec<(TransactionId, bool, Reply<Started>)>,
+    pub(super) started: Vec<(TransactionId, bool, StartReply)>,
     /// Reads, answered as of the batch's end.
     pub(super) views: Vec<(TransactionId, Reply<Option<View>>)>,
     /// Watches to begin.
@@ -75,8 +75,7 @@ impl Pending {
         self.hosts.entry(session).or_insert_with(|| HostMessages {
             line: line.clone(),
             full: Vec::new(),
-            filling: wire::ConnectResponse::default(),
-            bytes: 0,
+            filling: HostMessage::default(),
         })
     }
 }
@@ -84,54 +83,40 @@ impl Pending {
 /// Messages to one host.
 pub(super) struct HostMessages {
     line: Arc<Line>,
-    full: Vec<wire::ConnectResponse>,
-    filling: wire::ConnectResponse,
-    bytes: usize,
+    full: Vec<HostMessage>,
+    filling: HostMessage,
 }
 
 impl HostMessages {
     pub(super) fn welcome(&mut self, welcome: wire::Welcome) {
-        self.filling.welcome = Some(welcome);
+        self.filling.add(&wire::ConnectResponse {
+            welcome: Some(welcome),
+            ..Default::default()
+        });
     }
 
     pub(super) fn cancel(&mut self, command: &CommandId) {
-        self.filling.cancels.push(wire::CommandCancel {
-            command_id: command.to_string(),
-        });
-        self.grow(64);
+        self.with_room(64).cancel(command);
     }
 
-    pub(super) fn acknowledge(&mut self, acknowledgement: wire::ResultAcknowledgement) {
-        self.grow(64 + acknowledgement.message.len());
-        self.filling.acknowledgements.push(acknowledgement);
+    pub(super) fn acknowledge(&mut self, command_id: &str, refused_reason: &str, message: &str) {
+        self.with_room(64 + message.len())
+            .acknowledge(command_id, refused_reason, message);
     }
 
-    fn command(&mut self, outgoing: Outgoing) {
+    fn command(&mut self, outgoing: &Outgoing) {
         let bytes: usize = outgoing.context.iter().map(|piece| piece.len() + 8).sum();
         let undo_bytes = outgoing.undo.as_ref().map_or(0, |undo| undo.result.len());
-        self.grow(bytes + undo_bytes + 128);
-        self.filling.commands.push(wire::Command {
-            command_id: outgoing.id.text(),
-            worker: outgoing.worker.to_string(),
-            context_json: outgoing.context,
-            timeout: Some(us_to_duration(outgoing.timeout_us)),
-            attempt: outgoing.id.attempt,
-            undo: outgoing.undo.map(|undo| wire::UndoContext {
-                result_json: undo.result,
-                failure: Some(undo.failure.into()),
-            }),
-            trace_parent: outgoing.trace_parent,
-            workflow: outgoing.workflow.to_string(),
-        });
+        self.with_room(bytes + undo_bytes + 128).command(outgoing);
     }
 
-    /// Makes room for so many bytes in the message being filled.
-    fn grow(&mut self, bytes: usize) {
-        if self.bytes > 0 && self.bytes + bytes > MESSAGE_BYTES {
+    /// The message being filled, with room for so many bytes.
+    fn with_room(&mut self, bytes: usize) -> &mut HostMessage {
+        let filled = self.filling.len();
+        if filled > 0 && filled + bytes > MESSAGE_BYTES {
             self.full.push(std::mem::take(&mut self.filling));
-            self.bytes = 0;
         }
-        self.bytes += bytes;
+        &mut self.filling
     }
 
     fn let_out(self, out: &mut Vec<Out>) {
@@ -183,13 +168,12 @@ impl Driver {
     }
 
     fn give(&mut self, host: &HostId, outgoing: Outgoing) {
-        self.table
-            .grant(host, outgoing.id.clone(), outgoing.worker.clone());
         if let Some(open) = self.lines.get(host) {
             self.pending
                 .host(open.session, &open.line)
-                .command(outgoing);
+                .command(&outgoing);
         }
+        self.table.grant(host, outgoing.id, outgoing.worker);
     }
 
     /// Appends the batch unless it only observes and nobody waits, and lets everything out.
@@ -258,6 +242,12 @@ impl Driver {
 
     /// Turns what asked for a view into answers.
     fn see(&mut self, end: Offset) {
+        // A start is answered before its end.
+        for (id, existing, reply) in std::mem::take(&mut self.pending.started) {
+            let view = self.view(id, end);
+            let started = Started { id, existing, view };
+            self.pending.out.push(Out::Started(reply, Ok(started)));
+        }
         for id in std::mem::take(&mut self.pending.ended) {
             self.pending.changed.remove(&id);
             let Some(view) = self.view(id, end) else {
@@ -281,11 +271,6 @@ impl Driver {
             if let Some(view) = self.view(id, end) {
                 self.pending.out.push(Out::Changed(changes, view));
             }
-        }
-        for (id, existing, reply) in std::mem::take(&mut self.pending.started) {
-            let view = self.view(id, end);
-            let started = Started { id, existing, view };
-            self.pending.out.push(Out::Started(reply, Ok(started)));
         }
         for (id, reply) in std::mem::take(&mut self.pending.views) {
             let view = self.view(id, end);

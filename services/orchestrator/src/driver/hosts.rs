@@ -14,6 +14,7 @@ use crate::inbox::{Announced, HostResult, Said};
 use crate::letting_out::Out;
 use crate::sessions::late::Late;
 use crate::sessions::line::{Lease, Line};
+use crate::sessions::message::HostMessage;
 use crate::sessions::quarantine::Hold;
 use crate::sessions::stream::recorded;
 use crate::sessions::table::{Announcement, Session};
@@ -157,8 +158,8 @@ impl Driver {
                 reason: Reason::CommandUnknown,
                 command_id: recorded(&command_id),
             });
-            let message = "no command has such a name; drop the result".to_owned();
-            self.acknowledge(host, session, command_id, Reason::CommandUnknown, message);
+            let message = "no command has such a name; drop the result";
+            self.acknowledge(host, session, &command_id, Reason::CommandUnknown, message);
         }
         for sample in said.samples {
             self.decide_or_say(engine::Input::Sampled {
@@ -207,7 +208,7 @@ impl Driver {
             (Ok(_), None) => (Reason::Unspecified, String::new()),
             (Err(problem), _) => (problem.reason, problem.message),
         };
-        self.acknowledge(host, session, command_id, reason, message);
+        self.acknowledge(host, session, &command_id, reason, &message);
     }
 
     /// A command that its host reported takes no slot any more, whatever becomes of the report.
@@ -222,23 +223,17 @@ impl Driver {
         &mut self,
         host: &HostId,
         session: Session,
-        command_id: String,
+        command_id: &str,
         reason: Reason,
-        message: String,
+        message: &str,
     ) {
         let refused_reason = match reason {
-            Reason::Unspecified => String::new(),
-            reason => word(reason).to_owned(),
+            Reason::Unspecified => "",
+            reason => word(reason),
         };
         if let Some(open) = self.lines.get(host) {
-            let acknowledgement = wire::ResultAcknowledgement {
-                command_id,
-                refused_reason,
-                message,
-            };
-            self.pending
-                .host(session, &open.line)
-                .acknowledge(acknowledgement);
+            let messages = self.pending.host(session, &open.line);
+            messages.acknowledge(command_id, refused_reason, message);
         }
     }
 
@@ -326,10 +321,7 @@ impl Driver {
     fn end_line(&mut self, open: OpenLine, why: Problem) {
         self.shared.leases.remove(&open.session_id);
         self.pending.hosts.remove(&open.session);
-        let goodbye = wire::ConnectResponse {
-            draining: true,
-            ..Default::default()
-        };
+        let goodbye = HostMessage::goodbye();
         let out = &mut self.pending.out;
         out.push(Out::Host(open.line.clone(), goodbye));
         out.push(Out::End(open.line, why));

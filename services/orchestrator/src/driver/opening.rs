@@ -14,6 +14,7 @@ use proto::id::{Time, TransactionId};
 use super::batch::Pending;
 use super::upkeep::{Folded, Upkeep};
 use super::{Driver, Fatal, Shared, micros};
+use crate::busy_poll::BusyPoll;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -63,6 +64,7 @@ impl Driver {
             watchers: HashMap::default(),
             pending: Pending::default(),
             decided: Decided::default(),
+            busy_poll: BusyPoll::new(*config.driver.busy_poll, shared.awake.clone()),
             now,
             judge_after: now,
             stopping: false,

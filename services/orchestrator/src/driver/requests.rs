@@ -12,14 +12,14 @@ use tokio::sync::watch;
 
 use super::Driver;
 use crate::engine;
-use crate::inbox::{Registered, Reply, StartRequest, Started, View};
+use crate::inbox::{Registered, Reply, StartReply, StartRequest, Started, View};
 use crate::letting_out::Out;
 
 /// Who waits for news of one transaction.
 #[derive(Default)]
 pub(super) struct Watchers {
     /// Answered at its end.
-    ends: Vec<Reply<Started>>,
+    ends: Vec<StartReply>,
     /// Shown each change.
     changes: Option<watch::Sender<View>>,
 }
@@ -35,7 +35,7 @@ impl Watchers {
 
     /// Whether nobody is left.
     pub(super) fn is_deserted(&self) -> bool {
-        self.changes().is_none() && self.ends.iter().all(Reply::is_closed)
+        self.changes().is_none() && self.ends.iter().all(StartReply::is_deserted)
     }
 
     pub(super) fn told_the_end(self, view: View, out: &mut Vec<Out>) {
@@ -46,7 +46,7 @@ impl Watchers {
                 existing: false,
                 view: Some(view.clone()),
             };
-            out.push(Out::Started(reply, Ok(started)));
+            out.push(Out::Ended(reply, Ok(started)));
         }
         if let Some(changes) = self.changes {
             out.push(Out::Changed(changes, view));
@@ -55,7 +55,7 @@ impl Watchers {
 
     pub(super) fn told_a_problem(self, problem: &Problem, out: &mut Vec<Out>) {
         let ends = self.ends.into_iter();
-        out.extend(ends.map(|reply| Out::Started(reply, Err(problem.clone()))));
+        out.extend(ends.map(|reply| Out::Ended(reply, Err(problem.clone()))));
     }
 }
 
@@ -147,11 +147,16 @@ impl Driver {
             });
         match started {
             Err(problem) => self.pending.out.push(Out::Started(reply, Err(problem))),
-            Ok(engine::Reply::Started {
-                id,
-                existing: false,
-            }) if until_end => self.watchers_of(id).ends.push(reply),
             Ok(engine::Reply::Started { id, existing }) => {
+                if until_end && !existing {
+                    let ends = &mut self.watchers_of(id).ends;
+                    match &reply {
+                        StartReply::Call(_) => return ends.push(reply),
+                        StartReply::Streamed(start) => {
+                            ends.push(StartReply::Streamed(start.clone()));
+                        }
+                    }
+                }
                 self.pending.started.push((id, existing, reply));
             }
             Ok(other) => {
@@ -197,7 +202,7 @@ impl Driver {
     fn watchers_of(&mut self, id: TransactionId) -> &mut Watchers {
         let watchers = self.watchers.entry(id).or_default();
         if watchers.ends.len() == watchers.ends.capacity() {
-            watchers.ends.retain(|reply| !reply.is_closed());
+            watchers.ends.retain(|reply| !reply.is_deserted());
         }
         watchers
     }

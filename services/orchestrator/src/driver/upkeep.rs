@@ -123,6 +123,11 @@ impl Upkeep {
         self.rows.len() + self.leaving.len() + self.changed.len()
     }
 
+    /// Transactions that have ended and not yet left memory.
+    pub(super) fn ended_in_memory(&self) -> usize {
+        self.rows.len() + self.leaving.len()
+    }
+
     pub(super) fn noticed(&mut self, answer: Option<Stored>) {
         self.answers.push(answer);
     }

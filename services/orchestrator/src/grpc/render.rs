@@ -1,5 +1,10 @@
-//! A transaction as its answers show it.
+//! A transaction as its answers show it, written straight into their bytes.
+//!
+//! The end of a transaction is what most calls wait for, and a whole one has dozens of names and
+//! instants, each of which the generated types would own. What is written here must be what
+//! `transaction.proto` says; a test holds it against the generated code.
 
+use prost::Message as _;
 use proto::convert::{to_timestamp, us_to_duration};
 use proto::cursor::Cursor;
 use proto::event::{CarriedCommand, CarriedStep};
@@ -8,68 +13,76 @@ use proto::lifecycle::{self, StepState};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
+use proto::write::{generated, message, number, text, value};
 
 use crate::store::Row;
 
-/// Complete, with steps, and payloads in the form that was asked for.
-pub(crate) fn complete(
-    row: &Row,
-    workflow: Option<&Workflow>,
-    form: wire::PayloadForm,
-    cursor: &Cursor,
-) -> wire::Transaction {
-    let steps = match workflow {
-        Some(workflow) => workflow
-            .steps
-            .iter()
-            .map(|step| step_status(row, step, form))
-            .collect(),
-        None => Vec::new(),
-    };
-    wire::Transaction {
-        input: payload_of(&row.carried.start.input, form),
-        steps,
-        ..listed(row, workflow, cursor)
-    }
+/// A transaction to be shown.
+#[derive(Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) row: &'a Row,
+    pub(super) workflow: Option<&'a Workflow>,
+    /// Where in the log all of it is true.
+    pub(super) cursor: Cursor,
+    /// The form of payloads; none: as in lists, without payloads and steps.
+    pub(super) form: Option<wire::PayloadForm>,
 }
 
-/// As in lists: without payloads and steps.
-pub(crate) fn listed(row: &Row, workflow: Option<&Workflow>, cursor: &Cursor) -> wire::Transaction {
-    let carried = &row.carried;
-    let passed_over = |step: &&Step| {
-        step.on_failure == OnFailure::Continue
-            && carried_step(row, &step.name).is_some_and(|step| step.state == StepState::Failed)
-    };
-    wire::Transaction {
-        transaction_id: row.id.to_string(),
-        workflow: row.workflow.to_string(),
-        version: carried.start.version,
-        state: carried.state.into(),
-        input: None,
-        steps: Vec::new(),
-        start_time: Some(to_timestamp(carried.start_time)),
-        update_time: Some(to_timestamp(row.update_time)),
-        end_time: row.ended().then(|| to_timestamp(row.update_time)),
-        failure: carried.failure.clone().map(Into::into),
-        failed_step: carried
-            .failed_step
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        failed_steps: workflow
-            .map(|workflow| {
-                let failed = workflow.steps.iter().filter(passed_over);
-                failed.map(|step| step.name.to_string()).collect()
-            })
-            .unwrap_or_default(),
-        compensation_failed: carried
-            .steps
-            .iter()
-            .any(|step| step.state == StepState::CompensationFailed),
-        cancel_requested: carried.cancel.is_some(),
-        labels: carried.start.labels.clone(),
-        idempotency_key: carried.start.idempotency_key.clone(),
-        cursor: cursor.to_string(),
+impl Shown<'_> {
+    /// As the generated type, for answers that are not on the way of every transaction.
+    pub(super) fn to_wire(self) -> wire::Transaction {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes);
+        // A test shows that they can be read.
+        wire::Transaction::decode(bytes::Bytes::from(bytes)).unwrap_or_default()
+    }
+
+    /// As the bytes of a `Transaction`.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let Self {
+            row,
+            workflow,
+            form,
+            ..
+        } = self;
+        let carried = &row.carried;
+        text(out, 1, &row.id.to_string());
+        text(out, 2, row.workflow.as_str());
+        number(out, 3, carried.start.version.into());
+        value(out, 4, carried.state);
+        if let Some(form) = form {
+            payload_of(out, 5, &carried.start.input, form);
+            for step in workflow.iter().flat_map(|workflow| &workflow.steps) {
+                message(out, 6, |out| step_status(out, row, step, form));
+            }
+        }
+        instant(out, 7, Some(carried.start_time));
+        instant(out, 8, Some(row.update_time));
+        instant(out, 9, row.ended().then_some(row.update_time));
+        failure(out, 10, carried.failure.as_ref());
+        if let Some(step) = &carried.failed_step {
+            text(out, 11, step.as_str());
+        }
+        for step in workflow.iter().flat_map(|workflow| &workflow.steps) {
+            let failed = step.on_failure == OnFailure::Continue
+                && carried_step(row, &step.name)
+                    .is_some_and(|carried| carried.state == StepState::Failed);
+            if failed {
+                text(out, 12, step.name.as_str());
+            }
+        }
+        let compensation_failed =
+            (carried.steps.iter()).any(|step| step.state == StepState::CompensationFailed);
+        number(out, 13, compensation_failed.into());
+        number(out, 14, carried.cancel.is_some().into());
+        for (key, value) in &carried.start.labels {
+            message(out, 15, |out| {
+                text(out, 1, key);
+                text(out, 2, value);
+            });
+        }
+        text(out, 16, &carried.start.idempotency_key);
+        text(out, 17, &self.cursor.to_string());
     }
 }
 
@@ -77,80 +90,338 @@ fn carried_step<'a>(row: &'a Row, name: &StepName) -> Option<&'a CarriedStep> {
     row.carried.steps.iter().find(|step| step.step == *name)
 }
 
-fn payload_of(payload: &Payload, form: wire::PayloadForm) -> Option<wire::Payload> {
-    match payload {
-        Payload::Held(bytes) => Some(payload::to_wire(bytes, form)),
-        Payload::Absent(_) => None,
-    }
-}
-
-fn step_status(row: &Row, step: &Step, form: wire::PayloadForm) -> wire::StepStatus {
-    let status = wire::StepStatus {
-        name: step.name.to_string(),
-        worker: step.worker.to_string(),
-        ..wire::StepStatus::default()
-    };
+fn step_status(out: &mut Vec<u8>, row: &Row, step: &Step, form: wire::PayloadForm) {
+    text(out, 1, step.name.as_str());
+    text(out, 2, step.worker.as_str());
     let Some(carried) = carried_step(row, &step.name) else {
         // What is still pending at the end never ran, and never will.
         let state = match lifecycle::is_end(row.carried.state) {
             true => StepState::Skipped,
             false => StepState::Pending,
         };
-        return wire::StepStatus {
-            state: state.into(),
-            ..status
-        };
+        value(out, 3, state);
+        return;
     };
-    let attempts = |undo: bool| {
-        carried
+    value(out, 3, carried.state);
+    if let Some(result) = &carried.result {
+        payload_of(out, 4, result, form);
+    }
+    for (tag, undo) in [(5, false), (6, true)] {
+        for command in carried
             .commands
             .iter()
             .filter(|command| command.undo == undo)
-            .map(|command| command_status(row.id, &step.name, command))
-            .collect()
-    };
-    wire::StepStatus {
-        state: carried.state.into(),
-        result: carried
-            .result
-            .as_ref()
-            .and_then(|result| payload_of(result, form)),
-        attempts: attempts(false),
-        undo_attempts: attempts(true),
-        failure: carried.failure.clone().map(Into::into),
-        ..status
+        {
+            message(out, tag, |out| {
+                command_status(out, row.id, &step.name, command);
+            });
+        }
     }
+    failure(out, 7, carried.failure.as_ref());
 }
 
 fn command_status(
+    out: &mut Vec<u8>,
     transaction: TransactionId,
     step: &StepName,
     command: &CarriedCommand,
-) -> wire::CommandStatus {
+) {
     let id = CommandId {
         transaction,
         step: step.clone(),
         undo: command.undo,
         attempt: command.attempt,
     };
-    let at = |time: Option<Time>| time.map(to_timestamp);
-    let ended = command.ended.is_some();
-    wire::CommandStatus {
-        command_id: id.text(),
-        attempt: command.attempt,
-        stage: command.stage.into(),
-        host_id: command
-            .host
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        queued_time: Some(to_timestamp(command.queued)),
-        dispatched_time: at(command.dispatched),
-        picked_up_time: at(command.picked_up),
-        processing_time: at(command.processing),
-        end_time: at(command.ended),
-        wait: ended.then(|| us_to_duration(command.timing.wait_us)),
-        run: ended.then(|| us_to_duration(command.timing.run_us)),
-        failure: command.failure.clone().map(Into::into),
+    text(out, 1, &id.text());
+    number(out, 2, command.attempt.into());
+    value(out, 3, command.stage);
+    if let Some(host) = &command.host {
+        text(out, 4, host.as_str());
+    }
+    instant(out, 5, Some(command.queued));
+    instant(out, 6, command.dispatched);
+    instant(out, 7, command.picked_up);
+    instant(out, 8, command.processing);
+    instant(out, 9, command.ended);
+    if command.ended.is_some() {
+        generated(out, 10, &us_to_duration(command.timing.wait_us));
+        generated(out, 11, &us_to_duration(command.timing.run_us));
+    }
+    failure(out, 12, command.failure.as_ref());
+}
+
+fn payload_of(out: &mut Vec<u8>, tag: u32, payload: &Payload, form: wire::PayloadForm) {
+    if let Payload::Held(bytes) = payload {
+        generated(out, tag, &payload::to_wire(bytes, form));
+    }
+}
+
+fn failure(out: &mut Vec<u8>, tag: u32, failure: Option<&proto::event::Failure>) {
+    if let Some(failure) = failure {
+        generated(out, tag, &wire::Failure::from(failure.clone()));
+    }
+}
+
+fn instant(out: &mut Vec<u8>, tag: u32, time: Option<Time>) {
+    if let Some(time) = time {
+        generated(out, tag, &to_timestamp(time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
+
+    use proto::event::{Cancel, Carried, Failure, Start, Timing};
+    use proto::id::{HostId, WorkflowName};
+    use proto::lifecycle::{Stage, TransactionState};
+
+    use super::*;
+
+    const CURSOR: Cursor = Cursor {
+        log_id: [7; 16],
+        epoch: 3,
+        partition: 0,
+        offset: 1_000,
+    };
+
+    fn held(json: &'static str) -> Payload {
+        Payload::Held(bytes::Bytes::from_static(json.as_bytes()))
+    }
+
+    fn refused() -> Failure {
+        Failure {
+            kind: "Refused".to_owned(),
+            message: "no stock".to_owned(),
+            detail: "x".repeat(300),
+        }
+    }
+
+    fn attempt(attempt: u32, undo: bool, stage: Stage) -> CarriedCommand {
+        let ended = !matches!(stage, Stage::Queued);
+        CarriedCommand {
+            undo,
+            attempt,
+            stage,
+            host: ended.then(|| HostId::parse("h-1").unwrap()),
+            queued: Time(1_000_001),
+            not_before: None,
+            dispatched: ended.then_some(Time(1_000_002)),
+            picked_up: ended.then_some(Time(1_000_003)),
+            processing: ended.then_some(Time(1_000_004)),
+            ended: ended.then_some(Time(3_000_005)),
+            timing: Timing {
+                wait_us: 3,
+                run_us: 2_000_000,
+            },
+            failure: (stage == Stage::Failed).then(refused),
+        }
+    }
+
+    /// Compensated, with a step of every kind.
+    fn row() -> (Row, Arc<Workflow>) {
+        let step = |name: &str, on_failure| wire::Step {
+            name: name.to_owned(),
+            worker: format!("{name}_worker"),
+            on_failure,
+            ..Default::default()
+        };
+        let fail = wire::OnFailure::Fail.into();
+        let workflow = Workflow::check(&wire::Workflow {
+            name: "orders".to_owned(),
+            steps: vec![
+                step("reserve", fail),
+                step("notify", wire::OnFailure::Continue.into()),
+                step("pay", fail),
+                step("ship", fail),
+            ],
+            ..Default::default()
+        });
+        let workflow = Arc::new(workflow.unwrap());
+        let carried_step = |at: usize, state, result, commands: Vec<CarriedCommand>| CarriedStep {
+            step: workflow.steps[at].name.clone(),
+            state,
+            result,
+            completed_offset: 5,
+            failures: 0,
+            losses: 0,
+            undo_failures: 0,
+            undo_losses: 0,
+            failure: commands.last().and_then(|last| last.failure.clone()),
+            commands,
+        };
+        let carried = Carried {
+            start_time: Time(1_000_000),
+            start: Start {
+                version: 2,
+                input: held(r#"{"order":7}"#),
+                idempotency_key: "k-1".to_owned(),
+                input_hash: bytes::Bytes::new(),
+                labels: [
+                    ("team".to_owned(), "a".to_owned()),
+                    ("x".to_owned(), String::new()),
+                ]
+                .into(),
+                trace_parent: String::new(),
+            },
+            state: TransactionState::Compensated,
+            failure: Some(refused()),
+            failed_step: Some(workflow.steps[2].name.clone()),
+            cancel: Some(Cancel {
+                reason: String::new(),
+                skip_compensation: false,
+            }),
+            steps: vec![
+                carried_step(
+                    0,
+                    StepState::CompensationFailed,
+                    Some(held(r#"{"reserved":true}"#)),
+                    vec![
+                        attempt(1, false, Stage::Completed),
+                        attempt(1, true, Stage::Failed),
+                    ],
+                ),
+                carried_step(
+                    1,
+                    StepState::Failed,
+                    None,
+                    vec![attempt(1, false, Stage::Failed)],
+                ),
+                carried_step(
+                    2,
+                    StepState::Failed,
+                    None,
+                    vec![attempt(12, false, Stage::Queued)],
+                ),
+            ],
+        };
+        let row = Row {
+            id: TransactionId([9; 16]),
+            workflow: WorkflowName::parse("orders").unwrap(),
+            carried,
+            update_time: Time(4_000_000),
+            first_offset: 1,
+        };
+        (row, workflow)
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_generated_code_writes() {
+        let (row, workflow) = row();
+        for form in [
+            None,
+            Some(wire::PayloadForm::Struct),
+            Some(wire::PayloadForm::Json),
+        ] {
+            for workflow in [None, Some(&*workflow)] {
+                let shown = Shown {
+                    row: &row,
+                    workflow,
+                    cursor: CURSOR,
+                    form,
+                };
+                let mut written = Vec::new();
+                shown.write(&mut written);
+                let read = wire::Transaction::decode(&*written).unwrap();
+                assert_eq!(read.encode_to_vec(), written);
+                assert_eq!(read, shown.to_wire());
+            }
+        }
+    }
+
+    #[test]
+    fn everything_is_shown() {
+        let (row, workflow) = row();
+        let shown = Shown {
+            row: &row,
+            workflow: Some(&workflow),
+            cursor: CURSOR,
+            form: Some(wire::PayloadForm::Json),
+        };
+        let json = |text: &'static str| {
+            Some(wire::Payload {
+                form: Some(wire::payload::Form::Json(bytes::Bytes::from_static(
+                    text.as_bytes(),
+                ))),
+            })
+        };
+        let at = |micros| Some(to_timestamp(Time(micros)));
+        let failed = Some(wire::Failure::from(refused()));
+        let id = row.id;
+        let command = |step: &str, verb: &str, stage: Stage| wire::CommandStatus {
+            command_id: format!("{id}/{step}/{verb}"),
+            attempt: verb.split_once('#').unwrap().1.parse().unwrap(),
+            stage: stage.into(),
+            queued_time: at(1_000_001),
+            failure: failed.clone().filter(|_| stage == Stage::Failed),
+            ..Default::default()
+        };
+        let ended = |status: wire::CommandStatus| wire::CommandStatus {
+            host_id: "h-1".to_owned(),
+            dispatched_time: at(1_000_002),
+            picked_up_time: at(1_000_003),
+            processing_time: at(1_000_004),
+            end_time: at(3_000_005),
+            wait: Some(us_to_duration(3)),
+            run: Some(us_to_duration(2_000_000)),
+            ..status
+        };
+        let step = |name: &str, state: StepState| wire::StepStatus {
+            name: name.to_owned(),
+            worker: format!("{name}_worker"),
+            state: state.into(),
+            ..Default::default()
+        };
+        let steps = vec![
+            wire::StepStatus {
+                result: json(r#"{"reserved":true}"#),
+                attempts: vec![ended(command("reserve", "do#1", Stage::Completed))],
+                undo_attempts: vec![ended(command("reserve", "undo#1", Stage::Failed))],
+                failure: failed.clone(),
+                ..step("reserve", StepState::CompensationFailed)
+            },
+            wire::StepStatus {
+                attempts: vec![ended(command("notify", "do#1", Stage::Failed))],
+                failure: failed.clone(),
+                ..step("notify", StepState::Failed)
+            },
+            wire::StepStatus {
+                attempts: vec![command("pay", "do#12", Stage::Queued)],
+                ..step("pay", StepState::Failed)
+            },
+            step("ship", StepState::Skipped),
+        ];
+        let expected = wire::Transaction {
+            transaction_id: id.to_string(),
+            workflow: "orders".to_owned(),
+            version: 2,
+            state: TransactionState::Compensated.into(),
+            input: json(r#"{"order":7}"#),
+            steps,
+            start_time: at(1_000_000),
+            update_time: at(4_000_000),
+            end_time: at(4_000_000),
+            failure: failed,
+            failed_step: "pay".to_owned(),
+            failed_steps: vec!["notify".to_owned()],
+            compensation_failed: true,
+            cancel_requested: true,
+            labels: row.carried.start.labels.clone(),
+            idempotency_key: "k-1".to_owned(),
+            cursor: CURSOR.to_string(),
+        };
+        assert_eq!(shown.to_wire(), expected);
+        let listed = Shown {
+            form: None,
+            ..shown
+        };
+        let expected = wire::Transaction {
+            input: None,
+            steps: Vec::new(),
+            ..expected
+        };
+        assert_eq!(listed.to_wire(), expected);
     }
 }

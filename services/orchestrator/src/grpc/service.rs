@@ -1,5 +1,7 @@
 //! OrchestratorService: which call goes where, and what several of them share.
 
+use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +14,11 @@ use proto::wire;
 use proto::wire::orchestrator_service_server::OrchestratorService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::{StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalogue::Catalogue;
@@ -21,7 +27,10 @@ use crate::ids::Ids;
 use crate::inbox::Inbox;
 use crate::store::{Lookup, Row, StoreError};
 
-use super::render;
+use super::render::Shown;
+use super::start_stream::{Answer, Answers};
+use super::starts::Executed;
+use super::written::{Calls, Served, grpc};
 use crate::inbox::View;
 
 /// What clients call.
@@ -67,19 +76,25 @@ impl OrchestratorService for Orchestrator {
         request: Request<wire::ExecuteWorkflowRequest>,
     ) -> Result<Response<wire::ExecuteWorkflowResponse>, Status> {
         let trace_parent = trace_parent(&request);
-        answered(self.execute(request.into_inner(), trace_parent).await)
+        let executed = self.execute(request.into_inner(), trace_parent).await?;
+        Ok(Response::new(to_wire(|out| executed.write(out))?))
     }
 
-    type ExecuteWorkflowsStream = ReceiverStream<Result<wire::ExecuteWorkflowsResponse, Status>>;
+    type ExecuteWorkflowsStream =
+        Pin<Box<dyn Stream<Item = Result<wire::ExecuteWorkflowsResponse, Status>> + Send>>;
 
     async fn execute_workflows(
         &self,
         request: Request<Streaming<wire::ExecuteWorkflowsRequest>>,
     ) -> Result<Response<Self::ExecuteWorkflowsStream>, Status> {
         let trace_parent = trace_parent(&request);
-        Ok(Response::new(
-            self.execute_many(request.into_inner(), trace_parent),
-        ))
+        let this = Arc::new(self.clone());
+        let answers = Self::execute_many(&this, request.into_inner(), trace_parent);
+        let answers = answers.map(|answer| {
+            let answer = answer?;
+            to_wire(|out| answer.write(out))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get_status(
@@ -133,6 +148,62 @@ impl OrchestratorService for Orchestrator {
     }
 }
 
+/// What was written, as the generated type.
+fn to_wire<T: prost::Message + Default>(write: impl FnOnce(&mut Vec<u8>)) -> Result<T, Status> {
+    let mut bytes = Vec::new();
+    write(&mut bytes);
+    T::decode(bytes::Bytes::from(bytes)).map_err(|error| Status::internal(error.to_string()))
+}
+
+impl Calls for Orchestrator {
+    fn serve(
+        self: &Arc<Self>,
+        request: http::Request<Body>,
+        request_bytes_max: usize,
+    ) -> Result<Served<http::Response<Body>>, Box<http::Request<Body>>> {
+        let execute = Execute(self.clone());
+        match request.uri().path() {
+            "/multiagents.v1.OrchestratorService/ExecuteWorkflow" => Ok(Box::pin(async move {
+                grpc(request_bytes_max).unary(execute, request).await
+            })),
+            "/multiagents.v1.OrchestratorService/ExecuteWorkflows" => Ok(Box::pin(async move {
+                grpc(request_bytes_max).streaming(execute, request).await
+            })),
+            _ => Err(Box::new(request)),
+        }
+    }
+}
+
+struct Execute(Arc<Orchestrator>);
+
+impl UnaryService<wire::ExecuteWorkflowRequest> for Execute {
+    type Response = Executed;
+    type Future = Served<Result<Response<Executed>, Status>>;
+
+    fn call(&mut self, request: Request<wire::ExecuteWorkflowRequest>) -> Self::Future {
+        let orchestrator = self.0.clone();
+        Box::pin(async move {
+            let trace_parent = trace_parent(&request);
+            let executed = orchestrator
+                .execute(request.into_inner(), trace_parent)
+                .await?;
+            Ok(Response::new(executed))
+        })
+    }
+}
+
+impl StreamingService<wire::ExecuteWorkflowsRequest> for Execute {
+    type Response = Answer;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<wire::ExecuteWorkflowsRequest>>) -> Self::Future {
+        let trace_parent = trace_parent(&request);
+        let answers = Orchestrator::execute_many(&self.0, request.into_inner(), trace_parent);
+        ready(Ok(Response::new(answers)))
+    }
+}
+
 fn answered<T>(answer: Result<T, Problem>) -> Result<Response<T>, Status> {
     answer.map(Response::new).map_err(Status::from)
 }
@@ -146,7 +217,7 @@ fn not_yet(rpc: &str, instead: &str) -> Status {
 }
 
 /// The caller's trace, where it sends a valid one.
-fn trace_parent<T>(request: &Request<T>) -> String {
+pub(super) fn trace_parent<T>(request: &Request<T>) -> String {
     request
         .metadata()
         .get("traceparent")
@@ -183,14 +254,22 @@ impl Orchestrator {
 
     /// A transaction complete, as the driver has it.
     pub(super) fn complete(&self, view: &View, form: wire::PayloadForm) -> wire::Transaction {
-        let cursor = self.cursor(view.offset);
-        render::complete(&view.row, Some(&view.workflow), form, &cursor)
+        self.in_form(view, Some(form))
     }
 
     /// A transaction as in lists, as the driver has it.
     pub(super) fn listed(&self, view: &View) -> wire::Transaction {
-        let cursor = self.cursor(view.offset);
-        render::listed(&view.row, Some(&view.workflow), &cursor)
+        self.in_form(view, None)
+    }
+
+    fn in_form(&self, view: &View, form: Option<wire::PayloadForm>) -> wire::Transaction {
+        Shown {
+            row: &view.row,
+            workflow: Some(&view.workflow),
+            cursor: self.cursor(view.offset),
+            form,
+        }
+        .to_wire()
     }
 
     /// A transaction that only state.db has. It has ended, so it is true at the log's end.
@@ -217,8 +296,13 @@ impl Orchestrator {
     ) -> Result<wire::Transaction, Problem> {
         let row = self.stored(id).await?;
         let workflow = self.catalogue.get(&row.workflow, row.carried.start.version);
-        let cursor = self.cursor(self.log.bounds().next);
-        Ok(render::complete(&row, workflow.as_deref(), form, &cursor))
+        let shown = Shown {
+            row: &row,
+            workflow: workflow.as_deref(),
+            cursor: self.cursor(self.log.bounds().next),
+            form: Some(form),
+        };
+        Ok(shown.to_wire())
     }
 }
 

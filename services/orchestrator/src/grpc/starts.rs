@@ -1,41 +1,91 @@
-//! ExecuteWorkflow and ExecuteWorkflows: a start in its strict form, and waiting for its end.
+//! ExecuteWorkflow: a start in its strict form, and waiting for its end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use proto::convert::{duration_to_us, input_of};
-use proto::error::{Problem, Reason, code};
+use proto::cursor::Cursor;
+use proto::error::{Problem, Reason};
 use proto::event::Start;
 use proto::id::{TransactionId, WorkflowName, check_name, shown};
 use proto::payload::{self, Payload};
 use proto::wire;
-use proto::wire::execute_workflows_response::Answer;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use proto::workflow::Workflow;
+use proto::write::{message, number, text};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::codec::EncodeBuf;
 
+use super::render::Shown;
 use super::service::{Orchestrator, payload_form, store_problem};
 use super::workflows::workflow_name;
-use crate::inbox::{Input, LookedUp, StartRequest, Started, View, stopping};
+use super::written::Written;
+use crate::inbox::{Input, LookedUp, StartReply, StartRequest, Started, View, stopping};
+use crate::store::Row;
 
 /// The contract's limits.
 const KEY_BYTES_MAX: usize = 200;
 const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 256;
-/// Answers that may wait for one stream's client.
-const ANSWERS_AHEAD: usize = 256;
 
 /// A start, checked.
-struct Checked {
+pub(super) struct Checked {
     id: TransactionId,
     workflow: WorkflowName,
     version: u32,
     start: Box<Start>,
-    wait: Option<Duration>,
-    form: wire::PayloadForm,
+    pub(super) wait: Option<Duration>,
+    pub(super) form: wire::PayloadForm,
+}
+
+impl Checked {
+    /// Whether it has an idempotency key.
+    pub(super) fn has_key(&self) -> bool {
+        !self.start.idempotency_key.is_empty()
+    }
+}
+
+/// The answer to a start: how its transaction stands.
+#[derive(Debug)]
+pub(super) struct Executed {
+    row: Arc<Row>,
+    workflow: Option<Arc<Workflow>>,
+    cursor: Cursor,
+    existing: bool,
+    /// None: as in lists.
+    form: Option<wire::PayloadForm>,
+}
+
+impl Executed {
+    /// Writes an `ExecuteWorkflowResponse`.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let shown = Shown {
+            row: &self.row,
+            workflow: self.workflow.as_deref(),
+            cursor: self.cursor,
+            form: self.form,
+        };
+        text(out, 1, &self.row.id.to_string());
+        message(out, 2, |out| shown.write(out));
+        number(out, 3, self.existing.into());
+    }
+}
+
+impl Written for Executed {
+    fn put(&self, scratch: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
+        self.write(scratch);
+        out.put_slice(scratch);
+    }
+}
+
+/// A deadline; none never comes.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Orchestrator {
@@ -43,12 +93,12 @@ impl Orchestrator {
         &self,
         request: wire::ExecuteWorkflowRequest,
         trace_parent: String,
-    ) -> Result<wire::ExecuteWorkflowResponse, Problem> {
+    ) -> Result<Executed, Problem> {
         let checked = self.check(request, trace_parent)?;
         let (wait, form) = (checked.wait, checked.form);
         let Some(wait) = wait else {
             let started = self.start(checked, false).await?;
-            return self.started(started, form, false).await;
+            return self.executed(started, None).await;
         };
         let deadline = Instant::now() + wait;
         let _place = self.place_to_wait()?;
@@ -61,40 +111,47 @@ impl Orchestrator {
             () = tokio::time::sleep_until(deadline) => self.as_it_stands(id).await?,
             () = self.shutdown.cancelled() => return Err(stopping()),
         };
-        if !started.existing {
-            return self.started(started, form, true).await;
-        }
-        let started = self.end_of(started, deadline).await?;
-        self.started(started, form, true).await
+        let started = match started.existing {
+            true => self.end_of(started, Some(deadline)).await?,
+            false => started,
+        };
+        self.executed(started, Some(form)).await
     }
 
-    /// The answer to a start.
-    async fn started(
+    /// The answer to a start, with payloads and steps in a form, or as in lists.
+    pub(super) async fn executed(
         &self,
         started: Started,
-        form: wire::PayloadForm,
-        complete: bool,
-    ) -> Result<wire::ExecuteWorkflowResponse, Problem> {
-        let transaction = match &started.view {
-            Some(view) if complete => self.complete(view, form),
-            Some(view) => self.listed(view),
-            None => {
-                let whole = self.complete_stored(started.id, form).await?;
-                match complete {
-                    true => whole,
-                    false => wire::Transaction {
-                        input: None,
-                        steps: Vec::new(),
-                        ..whole
-                    },
-                }
-            }
-        };
-        Ok(wire::ExecuteWorkflowResponse {
-            transaction_id: started.id.to_string(),
-            transaction: Some(transaction),
+        form: Option<wire::PayloadForm>,
+    ) -> Result<Executed, Problem> {
+        if let Some(view) = started.view {
+            return Ok(self.shown(view, started.existing, form));
+        }
+        let row = self.stored(started.id).await?;
+        let workflow = self.catalogue.get(&row.workflow, row.carried.start.version);
+        Ok(Executed {
+            row: Arc::new(row),
+            workflow,
+            cursor: self.cursor(self.log.bounds().next),
             existing: started.existing,
+            form,
         })
+    }
+
+    /// The same, of what the driver has.
+    pub(super) fn shown(
+        &self,
+        view: View,
+        existing: bool,
+        form: Option<wire::PayloadForm>,
+    ) -> Executed {
+        Executed {
+            row: view.row,
+            workflow: Some(view.workflow),
+            cursor: self.cursor(view.offset),
+            existing,
+            form,
+        }
     }
 
     async fn as_it_stands(&self, id: TransactionId) -> Result<Started, Problem> {
@@ -107,7 +164,11 @@ impl Orchestrator {
     }
 
     /// A transaction that was there already, at its end or as it stands at the deadline.
-    async fn end_of(&self, started: Started, deadline: Instant) -> Result<Started, Problem> {
+    pub(super) async fn end_of(
+        &self,
+        started: Started,
+        deadline: Option<Instant>,
+    ) -> Result<Started, Problem> {
         let has_ended = |view: &View| view.row.ended();
         let Some(view) = &started.view else {
             return Ok(started);
@@ -127,7 +188,7 @@ impl Orchestrator {
         tokio::select! {
             biased;
             _ = changes.wait_for(has_ended) => {}
-            () = tokio::time::sleep_until(deadline) => {}
+            () = passed(deadline) => {}
             () = self.shutdown.cancelled() => return Err(stopping()),
         }
         let view = changes.borrow().clone();
@@ -138,6 +199,20 @@ impl Orchestrator {
     }
 
     async fn start(&self, checked: Checked, until_end: bool) -> Result<Started, Problem> {
+        let looked_up = self.look_up(&checked).await?;
+        let (reply, answer) = oneshot::channel();
+        self.begin(checked, looked_up, until_end, StartReply::Call(reply))?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Hands a start over.
+    pub(super) fn begin(
+        &self,
+        checked: Checked,
+        looked_up: LookedUp,
+        until_end: bool,
+        reply: StartReply,
+    ) -> Result<(), Problem> {
         let Checked {
             id,
             workflow,
@@ -145,8 +220,6 @@ impl Orchestrator {
             start,
             ..
         } = checked;
-        let looked_up = self.look_up(&workflow, &start.idempotency_key).await?;
-        let (reply, answer) = oneshot::channel();
         self.inbox.request(Input::Start(Box::new(StartRequest {
             id,
             workflow,
@@ -155,28 +228,28 @@ impl Orchestrator {
             looked_up,
             until_end,
             reply,
-        })))?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        })))
     }
 
-    /// What state.db knows of a key.
-    async fn look_up(&self, workflow: &WorkflowName, key: &str) -> Result<LookedUp, Problem> {
+    /// What state.db knows of a start's key.
+    pub(super) async fn look_up(&self, checked: &Checked) -> Result<LookedUp, Problem> {
         // Read first: what state.db takes from here on, the driver still knows.
         let handovers = self.handovers.load(Ordering::Acquire);
-        let Some(lookup) = self.lookup.get().filter(|_| !key.is_empty()) else {
+        let Some(lookup) = self.lookup.get().filter(|_| checked.has_key()) else {
             return Ok(LookedUp {
                 known: None,
                 handovers,
             });
         };
+        let key = checked.start.idempotency_key.clone();
         let known = lookup
-            .by_key(workflow.clone(), key.to_owned())
+            .by_key(checked.workflow.clone(), key)
             .await
             .map_err(|error| store_problem(&error))?;
         Ok(LookedUp { known, handovers })
     }
 
-    fn check(
+    pub(super) fn check(
         &self,
         request: wire::ExecuteWorkflowRequest,
         trace_parent: String,
@@ -221,87 +294,6 @@ impl Orchestrator {
             wait,
             form,
         })
-    }
-
-    /// Starts of a stream, each answered for itself, in the order in which things happen.
-    pub(super) fn execute_many(
-        &self,
-        mut requests: Streaming<wire::ExecuteWorkflowsRequest>,
-        trace_parent: String,
-    ) -> ReceiverStream<Result<wire::ExecuteWorkflowsResponse, Status>> {
-        let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
-        let this = self.clone();
-        tokio::spawn(async move {
-            let places = Arc::new(Semaphore::new(this.config.waiting.stream_starts_max));
-            loop {
-                let message = tokio::select! {
-                    message = requests.message() => message,
-                    () = this.shutdown.cancelled() => Err(stopping().into()),
-                };
-                let request = match message {
-                    Ok(Some(request)) => request,
-                    Ok(None) => return,
-                    Err(status) => {
-                        // Who went away needs no last word.
-                        let _ = answers.send(Err(status)).await;
-                        return;
-                    }
-                };
-                let Ok(place) = places.clone().acquire_owned().await else {
-                    return;
-                };
-                let (this, answers) = (this.clone(), answers.clone());
-                let trace_parent = trace_parent.clone();
-                tokio::spawn(async move {
-                    this.execute_one(request, trace_parent, &answers).await;
-                    drop(place);
-                });
-            }
-        });
-        ReceiverStream::new(stream)
-    }
-
-    async fn execute_one(
-        &self,
-        request: wire::ExecuteWorkflowsRequest,
-        trace_parent: String,
-        answers: &mpsc::Sender<Result<wire::ExecuteWorkflowsResponse, Status>>,
-    ) {
-        let request_id = request.request_id;
-        let say = |answer| {
-            let message = wire::ExecuteWorkflowsResponse {
-                request_id,
-                answer: Some(answer),
-            };
-            answers.send(Ok(message))
-        };
-        let done = async {
-            let start = request.start.ok_or_else(|| Problem::missing("start"))?;
-            let checked = self.check(start, trace_parent)?;
-            let (wait, form) = (checked.wait, checked.form);
-            let _place = wait.map(|_| self.place_to_wait()).transpose()?;
-            let started = self.start(checked, false).await?;
-            let first = self.started(started.clone(), form, false).await?;
-            if say(Answer::Started(first)).await.is_err() || wait.is_none() {
-                return Ok(());
-            }
-            // A wait of any length asks for the end.
-            let for_ever = Instant::now() + Duration::from_secs(86_400 * 365);
-            let ended = self.end_of(started, for_ever).await?;
-            let last = self.started(ended, form, true).await?;
-            // Who went away doesn't mind.
-            let _ = say(Answer::Ended(last)).await;
-            Ok(())
-        };
-        let done: Result<(), Problem> = done.await;
-        if let Err(problem) = done {
-            let refused = wire::ExecuteRefused {
-                code: code(problem.reason).into(),
-                reason: problem.reason_word().to_owned(),
-                message: problem.message,
-            };
-            let _ = say(Answer::Refused(refused)).await;
-        }
     }
 }
 

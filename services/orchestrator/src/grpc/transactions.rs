@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::render;
+use super::render::Shown;
 use super::service::{Orchestrator, bad_page_token, page_size, payload_form, store_problem};
 use super::workflows::workflow_name;
 use crate::inbox::{Input, View, stopping};
@@ -147,7 +147,13 @@ impl Orchestrator {
         let cursor = self.cursor(self.log.bounds().next);
         let transactions = found.rows.iter().map(|row| {
             let workflow = self.catalogue.get(&row.workflow, row.carried.start.version);
-            render::listed(row, workflow.as_deref(), &cursor)
+            Shown {
+                row,
+                workflow: workflow.as_deref(),
+                cursor,
+                form: None,
+            }
+            .to_wire()
         });
         Ok(wire::ListTransactionsResponse {
             transactions: transactions.collect(),

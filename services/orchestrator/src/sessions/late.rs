@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use proto::error::{Problem, Reason};
 use proto::id::{CommandId, HostId};
-use proto::wire;
 use tokio::sync::Semaphore;
 
 use super::line::Line;
+use super::message::HostMessage;
 use super::table::Session;
 use crate::catalogue::Catalogue;
 use crate::engine::{self, ResultOutcome, Snapshot};
@@ -62,26 +62,20 @@ impl Desk {
 
     /// Answers what had counted, and passes the rest on.
     async fn judge(self, late: Late) {
-        let mut counted = Vec::new();
+        let mut counted = HostMessage::default();
         let mut results = Vec::new();
         for result in late.results {
             if self
                 .had_counted(&late.host, &result.command, &result.outcome)
                 .await
             {
-                counted.push(wire::ResultAcknowledgement {
-                    command_id: result.command_id,
-                    ..Default::default()
-                });
+                counted.acknowledge(&result.command_id, "", "");
             } else {
                 results.push(result);
             }
         }
-        if !counted.is_empty() {
-            late.line.send(wire::ConnectResponse {
-                acknowledgements: counted,
-                ..Default::default()
-            });
+        if counted.len() > 0 {
+            late.line.send(counted);
         }
         if !results.is_empty() {
             let said = Said {

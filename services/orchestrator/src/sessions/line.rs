@@ -11,21 +11,21 @@ use std::task::{Context, Waker};
 
 use proto::error::{Problem, Reason};
 use proto::id::{HostId, Time};
-use proto::wire;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::message::HostMessage;
 use super::table::Session;
 use crate::inbox::{Inbox, Input};
 
 /// Where what goes to one host comes out.
-pub(crate) type FarEnd = mpsc::Receiver<Result<wire::ConnectResponse, Status>>;
+pub(crate) type FarEnd = mpsc::Receiver<Result<HostMessage, Status>>;
 
 /// The way out to one host.
 #[derive(Debug)]
 pub(crate) struct Line {
-    messages: mpsc::Sender<Result<wire::ConnectResponse, Status>>,
+    messages: mpsc::Sender<Result<HostMessage, Status>>,
     cut: CancellationToken,
 }
 
@@ -42,7 +42,7 @@ impl Line {
 
     /// Sends a message. A host that takes none for so long that the line is full is cut off: it comes
     /// back to its commands within its lease, and nobody waits for it meanwhile.
-    pub(crate) fn send(&self, message: wire::ConnectResponse) {
+    pub(crate) fn send(&self, message: HostMessage) {
         if self.messages.try_send(Ok(message)).is_err() && !self.cut.is_cancelled() {
             self.cut.cancel();
         }

@@ -4,9 +4,12 @@
 //! what a result means, and a heartbeat never waits for the driver.
 
 use std::collections::HashSet;
+use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use proto::convert::{measured_us, us_to_duration};
 use proto::error::{Problem, Reason};
 use proto::event::Failure;
@@ -19,12 +22,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codec::EncodeBuf;
+use tonic::codegen::http;
+use tonic::server::StreamingService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::line::{Closing, FarEnd, Lease, Leases, Line};
+use super::message::HostMessage;
 use super::table::Session;
 use crate::config;
 use crate::engine::{ResultOutcome, checked_result};
+use crate::grpc::written::{Calls, Served, Written, grpc};
 use crate::inbox::{Announced, HostResult, Inbox, Input, Said, stopping};
 
 /// How long a new stream may take to announce itself.
@@ -51,31 +60,15 @@ pub(crate) struct Workers {
 
 #[tonic::async_trait]
 impl WorkerService for Workers {
-    type ConnectStream = ReceiverStream<Result<wire::ConnectResponse, Status>>;
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<wire::ConnectResponse, Status>> + Send>>;
 
     async fn connect(
         &self,
         request: Request<Streaming<wire::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let (connection, far_end) = self.connection();
-        let mut stream = request.into_inner();
-        let shutdown = self.shutdown.clone();
-        // The answer's headers must not wait for the first message, or a client that waits for them
-        // before it speaks would wait for ever.
-        tokio::spawn(async move {
-            let line = connection.line.clone();
-            let ended = tokio::select! {
-                ended = connection.run(&mut stream) => ended,
-                () = shutdown.cancelled() => {
-                    line.send(wire::ConnectResponse { draining: true, ..Default::default() });
-                    Err(stopping())
-                }
-            };
-            if let Err(problem) = ended {
-                line.end(problem);
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(far_end)))
+        let messages = self.session(request.into_inner());
+        let messages = messages.map(|message| message?.to_wire());
+        Ok(Response::new(Box::pin(messages)))
     }
 
     type HeartbeatStream = ReceiverStream<Result<wire::HeartbeatResponse, Status>>;
@@ -121,7 +114,66 @@ impl WorkerService for Workers {
     }
 }
 
+type Messages = ReceiverStream<Result<HostMessage, Status>>;
+
+impl Calls for Workers {
+    fn serve(
+        self: &Arc<Self>,
+        request: http::Request<Body>,
+        request_bytes_max: usize,
+    ) -> Result<Served<http::Response<Body>>, Box<http::Request<Body>>> {
+        if request.uri().path() != "/multiagents.v1.WorkerService/Connect" {
+            return Err(Box::new(request));
+        }
+        let connect = Connect(self.clone());
+        Ok(Box::pin(async move {
+            grpc(request_bytes_max).streaming(connect, request).await
+        }))
+    }
+}
+
+struct Connect(Arc<Workers>);
+
+impl StreamingService<wire::ConnectRequest> for Connect {
+    type Response = HostMessage;
+    type ResponseStream = Messages;
+    type Future = Ready<Result<Response<Messages>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<wire::ConnectRequest>>) -> Self::Future {
+        ready(Ok(Response::new(self.0.session(request.into_inner()))))
+    }
+}
+
+impl Written for HostMessage {
+    fn put(&self, _: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
+        out.reserve(self.len());
+        self.parts().for_each(|part| out.put_slice(part));
+    }
+}
+
 impl Workers {
+    /// Listens to a host's stream; gives what goes to the host.
+    fn session(&self, mut stream: Streaming<wire::ConnectRequest>) -> Messages {
+        let (connection, far_end) = self.connection();
+        let shutdown = self.shutdown.clone();
+        // The answer's headers must not wait for the first message, or a client that waits for them
+        // before it speaks would wait for ever.
+        tokio::spawn(async move {
+            let line = connection.line.clone();
+            let ended = tokio::select! {
+                ended = connection.run(&mut stream) => ended,
+                () = shutdown.cancelled() => {
+                    line.send(HostMessage::goodbye());
+                    Err(stopping())
+                }
+            };
+            if let Err(problem) = ended {
+                line.end(problem);
+            }
+        });
+        ReceiverStream::new(far_end)
+    }
+
     /// A connection for a new stream, and what goes to its host.
     pub(crate) fn connection(&self) -> (Connection, FarEnd) {
         let (line, far_end) = Line::new(self.limits.outbox_messages_max);

@@ -99,7 +99,7 @@ impl Bench {
 /// A host's two ends.
 struct Host {
     say: mpsc::Sender<Result<wire::ConnectRequest, Status>>,
-    hear: mpsc::Receiver<Result<wire::ConnectResponse, Status>>,
+    hear: orchestrator::stepped::Told,
 }
 
 impl Host {

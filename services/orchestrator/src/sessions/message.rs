@@ -1,0 +1,198 @@
+//! A message to a host as its bytes, written as it fills: commands and acknowledgements are most of
+//! what leaves, and nobody between the engine and the wire looks at them again.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::convert::us_to_duration;
+use proto::id::CommandId;
+use proto::wire;
+use proto::write;
+use tonic::Status;
+
+use crate::engine::Outgoing;
+
+/// A piece of so many bytes is passed on as it is, a smaller one copied.
+const LARGE_BYTES: usize = 4 << 10;
+
+/// The bytes of a `ConnectResponse`. What is written later goes behind what came before, as if the
+/// one message were several merged.
+#[derive(Debug, Default)]
+pub(crate) struct HostMessage {
+    whole: Vec<Bytes>,
+    filling: Vec<u8>,
+    scratch: Vec<u8>,
+    bytes: usize,
+}
+
+impl HostMessage {
+    /// The orchestrator is going away.
+    pub(crate) fn goodbye() -> Self {
+        let mut message = Self::default();
+        message.add(&wire::ConnectResponse {
+            draining: true,
+            ..Default::default()
+        });
+        message
+    }
+
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes + self.filling.len()
+    }
+
+    /// Its parts, in order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let whole = self.whole.iter().map(|part| &part[..]);
+        whole.chain([&self.filling[..]])
+    }
+
+    /// The message as the generated type.
+    pub(crate) fn to_wire(&self) -> Result<wire::ConnectResponse, Status> {
+        let bytes: Vec<u8> = self.parts().flatten().copied().collect();
+        wire::ConnectResponse::decode(Bytes::from(bytes))
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// Adds what is in a message of the generated type.
+    pub(crate) fn add(&mut self, message: &wire::ConnectResponse) {
+        message.encode_raw(&mut self.filling);
+    }
+
+    /// Adds a command.
+    pub(crate) fn command(&mut self, outgoing: &Outgoing) {
+        let command = &mut self.scratch;
+        command.clear();
+        write::text(command, 1, &outgoing.id.text());
+        write::text(command, 2, outgoing.worker.as_str());
+        write::generated(command, 4, &us_to_duration(outgoing.timeout_us));
+        write::number(command, 5, outgoing.id.attempt.into());
+        if let Some(undo) = &outgoing.undo {
+            write::message(command, 6, |out| {
+                write::bytes(out, 1, &undo.result);
+                write::generated(out, 2, &wire::Failure::from(undo.failure.clone()));
+            });
+        }
+        write::text(command, 7, &outgoing.trace_parent);
+        write::text(command, 8, outgoing.workflow.as_str());
+        // Last, so that nobody moves them once they are written.
+        let pieces: usize = (outgoing.context.iter())
+            .map(|piece| 1 + prost::length_delimiter_len(piece.len()) + piece.len())
+            .sum();
+        write::length(&mut self.filling, 2, command.len() + pieces);
+        self.filling.extend_from_slice(command);
+        for piece in &outgoing.context {
+            write::length(&mut self.filling, 3, piece.len());
+            if piece.len() < LARGE_BYTES {
+                self.filling.extend_from_slice(piece);
+                continue;
+            }
+            for part in [std::mem::take(&mut self.filling).into(), piece.clone()] {
+                self.bytes += part.len();
+                self.whole.push(part);
+            }
+        }
+    }
+
+    /// Adds the request to stop a command.
+    pub(crate) fn cancel(&mut self, command: &CommandId) {
+        write::message(&mut self.filling, 3, |out| {
+            write::text(out, 1, &command.text());
+        });
+    }
+
+    /// Adds what became of a result.
+    pub(crate) fn acknowledge(&mut self, command_id: &str, refused_reason: &str, message: &str) {
+        write::message(&mut self.filling, 4, |out| {
+            write::text(out, 1, command_id);
+            write::text(out, 2, refused_reason);
+            write::text(out, 3, message);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use proto::event::Failure;
+    use proto::id::{StepName, TransactionId, WorkerName, WorkflowName};
+
+    use super::*;
+    use crate::engine::OutgoingUndo;
+
+    #[test]
+    fn what_is_written_is_what_the_generated_type_says() {
+        let id = CommandId {
+            transaction: TransactionId([7; 16]),
+            step: StepName::parse("pay").unwrap(),
+            undo: true,
+            attempt: 3,
+        };
+        let large = Bytes::from(vec![b'x'; LARGE_BYTES]);
+        let failure = Failure {
+            kind: "Refused".to_owned(),
+            message: "no stock".to_owned(),
+            detail: "x".repeat(200),
+        };
+        let outgoing = Outgoing {
+            id: id.clone(),
+            worker: WorkerName::parse("payer").unwrap(),
+            workflow: WorkflowName::parse("orders").unwrap(),
+            context: vec![Bytes::from_static(b"{}"), large.clone(), Bytes::new()],
+            timeout_us: 1_500_000,
+            undo: Some(OutgoingUndo {
+                result: Bytes::from_static(b"{\"paid\":true}"),
+                failure: failure.clone(),
+            }),
+            trace_parent: "00-trace".to_owned(),
+        };
+        let mut message = HostMessage::default();
+        message.acknowledge("c-1", "", "");
+        message.command(&outgoing);
+        message.cancel(&id);
+        message.acknowledge("c-2", "LEASE_LAPSED", "too late");
+        message.add(&wire::ConnectResponse {
+            draining: true,
+            ..Default::default()
+        });
+        let acknowledged = |id: &str, reason: &str, message: &str| wire::ResultAcknowledgement {
+            command_id: id.to_owned(),
+            refused_reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        let command = wire::Command {
+            command_id: id.text(),
+            worker: "payer".to_owned(),
+            context_json: outgoing.context,
+            timeout: Some(us_to_duration(1_500_000)),
+            attempt: 3,
+            undo: Some(wire::UndoContext {
+                result_json: outgoing.undo.unwrap().result,
+                failure: Some(failure.into()),
+            }),
+            trace_parent: "00-trace".to_owned(),
+            workflow: "orders".to_owned(),
+        };
+        assert!(
+            message.parts().any(|part| part == large),
+            "nobody copies it"
+        );
+        let bytes: usize = message.parts().map(<[u8]>::len).sum();
+        assert_eq!(message.len(), bytes);
+        assert_eq!(
+            message.to_wire().unwrap(),
+            wire::ConnectResponse {
+                welcome: None,
+                commands: vec![command],
+                cancels: vec![wire::CommandCancel {
+                    command_id: id.text(),
+                }],
+                acknowledgements: vec![
+                    acknowledged("c-1", "", ""),
+                    acknowledged("c-2", "LEASE_LAPSED", "too late"),
+                ],
+                draining: true,
+            }
+        );
+    }
+}
