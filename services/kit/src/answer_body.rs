@@ -9,13 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::metrics::MethodCounters;
@@ -70,6 +70,48 @@ impl AnswerBody {
     }
 }
 
+/// What a connection is given to write.
+pub(crate) enum Outgoing {
+    /// A gRPC answer.
+    Answer(AnswerBody),
+    /// A gRPC answer that is a status and nothing else.
+    Bare(Body),
+    /// A page.
+    Page(axum::body::Body),
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Answer(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Bare(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Page(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Answer(body) => body.is_end_stream(),
+            Self::Bare(body) => body.is_end_stream(),
+            Self::Page(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Answer(body) => body.size_hint(),
+            Self::Bare(body) => body.size_hint(),
+            Self::Page(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A status as headers or trailers.
 pub(crate) fn headers_of(status: &Status) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -86,12 +128,12 @@ pub(crate) fn headers_of(status: &Status) -> HeaderMap {
 
 impl http_body::Body for AnswerBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }

@@ -12,24 +12,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use http::{HeaderMap, Request, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::Service as _;
 
-use crate::answer_body::{AnswerBody, Call, headers_of};
+use crate::answer_body::{AnswerBody, Call, Outgoing, headers_of};
 use crate::methods::Methods;
 use crate::metrics::CallCounters;
 use crate::refusals;
+use crate::routes::Routes;
 use crate::service::Limits;
 use crate::status::ErrorDomain;
 
 /// Everything that calls share.
 pub(crate) struct Calls {
-    pub(crate) routes: axum::Router,
+    pub(crate) routes: Routes,
     pub(crate) methods: Methods,
     /// Paths that are under no server timeout, besides the streaming ones.
     pub(crate) exempt: HashSet<String>,
@@ -47,7 +47,7 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Outgoing> {
         let arrived_at = Instant::now();
         let path = request.uri().path().to_owned();
         let own = Methods::is_own(&path);
@@ -75,7 +75,7 @@ impl Calls {
         if own_limit.is_some_and(|limit| arrived_at.elapsed() >= limit) {
             return refuse(&call, &self.deadline_passed(limit, own_limit));
         }
-        let called = CatchPanic(Box::pin(self.routes.clone().call(request)));
+        let called = CatchPanic(self.routes.call(request));
         let answered = tokio::select! {
             biased;
             answered = called => answered,
@@ -98,10 +98,10 @@ impl Calls {
     }
 
     /// Gives the answer a reason where it lacks one, now or when its trailers come.
-    fn dress(&self, response: Response<Body>, call: Call) -> Response<Body> {
+    fn dress(&self, response: Response<Body>, call: Call) -> Response<Outgoing> {
         let (mut parts, body) = response.into_parts();
         let Some(bare) = Status::from_header_map(&parts.headers) else {
-            return Response::from_parts(parts, Body::new(AnswerBody::new(body, call)));
+            return Response::from_parts(parts, Outgoing::Answer(AnswerBody::new(body, call)));
         };
         let unknown_method = bare.code() == Code::Unimplemented
             && bare.message().is_empty()
@@ -120,14 +120,14 @@ impl Calls {
         if let Some(explained) = explained {
             parts.headers.extend(headers_of(&explained));
         }
-        Response::from_parts(parts, body)
+        Response::from_parts(parts, Outgoing::Bare(body))
     }
 }
 
 /// An answer that is a status and nothing else.
-fn refuse(call: &Call, status: &Status) -> Response<Body> {
+fn refuse(call: &Call, status: &Status) -> Response<Outgoing> {
     call.counters.count(status.code());
-    status.clone().into_http()
+    status.clone().into_http().map(Outgoing::Bare)
 }
 
 /// Waits until `limit` after `since`; forever without one.
@@ -161,11 +161,11 @@ fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct Panicked;
 
 /// Turns a panic of the future inside into an answer. The panic hook has logged it by then.
-pub(crate) struct CatchPanic<F>(pub(crate) Pin<Box<F>>);
+pub(crate) struct CatchPanic<F: ?Sized>(pub(crate) Pin<Box<F>>);
 
 impl<F, T> Future for CatchPanic<F>
 where
-    F: Future<Output = Result<T, Infallible>>,
+    F: Future<Output = Result<T, Infallible>> + ?Sized,
 {
     type Output = Result<T, Panicked>;
 

@@ -16,6 +16,7 @@ mod calls;
 mod answer_body;
 mod refusals;
 mod methods;
+mod routes;
 mod pages;
 mod handshake;
 mod gathering;
@@ -32,6 +33,7 @@ pub mod trace_context;
 pub mod machine;
 
 pub use clock::Clock;
+pub use routes::Routes;
 pub use run::{ExitError, Threads, exit, exit_code_of, exit_with, run_main};
 pub use serve::{ServeError, listen, serve};
 pub use service::{Exposure, Limits, Readiness, Service};

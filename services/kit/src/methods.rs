@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tonic::service::Routes;
 use tonic_reflection::server::Builder;
+
+use crate::routes::Routes;
 
 /// The sets that belong to the server itself: health, reflection, and the details of errors.
 const OWN_SETS: [&[u8]; 4] = [

@@ -21,11 +21,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::Connected as _;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
+use crate::answer_body::Outgoing;
 use crate::callers;
 use crate::calls::{Calls, CatchPanic};
 use crate::connections::{Admission, Admitted};
@@ -169,8 +169,7 @@ impl Server {
         let (sets, names) = (&service.descriptor_sets, &service.health_names);
         let routes = methods::add_reflection(service.routes, sets, names)
             .map_err(|error| unreadable(&error))?
-            .add_service(health_service)
-            .into_axum_router();
+            .add_service(health_service);
         let draining = CancellationToken::new();
         let pages = Pages {
             service: service.name,
@@ -183,7 +182,7 @@ impl Server {
         let server = Self {
             pages: service.http.merge(pages::router(pages)),
             calls: Arc::new(Calls {
-                routes: routes.with_state(()),
+                routes,
                 methods,
                 exempt: service.exempt_methods.into_iter().collect(),
                 counters,
@@ -246,15 +245,13 @@ impl Server {
             tracing::debug!(%peer, %error, "the connection was gone before it was accepted");
             return;
         }
-        self.connections
-            .spawn(self.connection(stream, peer, admitted));
+        self.connections.spawn(self.connection(stream, admitted));
     }
 
     /// One connection, until its peer or this server ends it.
     fn connection(
         &self,
         stream: TcpStream,
-        peer: SocketAddr,
         admitted: Admitted,
     ) -> impl Future<Output = ()> + Send + use<> {
         let front = Front {
@@ -264,14 +261,9 @@ impl Server {
             let_in: callers::LetIn::default(),
             call_timeout: *self.limits.call_timeout,
         };
-        let tcp = stream.connect_info();
-        let respond = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(tcp.clone());
-            request
-                .extensions_mut()
-                .insert(axum::extract::ConnectInfo(peer));
+        let respond = service_fn(move |request: Request<Incoming>| {
             let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request.map(Body::new)).await) }
+            async move { Ok::<_, Infallible>(front.answer(request).await) }
         });
         let builder = self.builder.clone();
         let stream = Handshake::new(stream, *self.limits.handshake_timeout);
@@ -355,7 +347,7 @@ struct Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Body>) -> Response<Body> {
+    async fn answer(self, request: Request<Incoming>) -> Response<Outgoing> {
         let grpc = is_grpc(request.headers());
         let checked = self
             .let_in
@@ -364,9 +356,10 @@ impl Front {
             return turn_away(&why, grpc, self.calls.domain);
         }
         if grpc {
-            self.calls.answer(request).await
+            self.calls.answer(request.map(tonic::body::Body::new)).await
         } else {
-            self.page(request).await
+            let page = self.page(request.map(Body::new)).await;
+            page.map(Outgoing::Page)
         }
     }
 
@@ -394,15 +387,15 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// For HTTP the code of the page, for gRPC a status as well.
-fn turn_away(why: &callers::TurnedAway, grpc: bool, domain: ErrorDomain) -> Response<Body> {
+fn turn_away(why: &callers::TurnedAway, grpc: bool, domain: ErrorDomain) -> Response<Outgoing> {
     let refusal = refusals::turned_away(why, domain);
     let (code, reason) = match why {
         callers::TurnedAway::Host(_) => (StatusCode::MISDIRECTED_REQUEST, status::HOST_NOT_ALLOWED),
         callers::TurnedAway::Origin(_) => (StatusCode::FORBIDDEN, status::ORIGIN_NOT_ALLOWED),
     };
     let mut response = match grpc {
-        true => refusal.into_http(),
-        false => plain(code, reason, refusal.message()),
+        true => refusal.into_http().map(Outgoing::Bare),
+        false => plain(code, reason, refusal.message()).map(Outgoing::Page),
     };
     *response.status_mut() = code;
     response

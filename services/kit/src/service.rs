@@ -8,10 +8,10 @@ use prometheus_client::registry::Registry;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
-use tonic::service::Routes;
 
 use crate::config::{HumaneDuration, above_zero};
 use crate::connections::OpenConnections;
+use crate::routes::Routes;
 use crate::status::ErrorDomain;
 
 /// Everything that `serve` needs to know of a service.

@@ -279,10 +279,10 @@ fn dress(
         WorkerServiceServer::from_arc(workers.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let event_log =
         EventLogServiceServer::new(event_log).max_decoding_message_size(MESSAGE_BYTES_BESIDES);
-    service.routes =
-        tonic::service::Routes::new(Beside::new(orchestrator, generated, request_bytes_max))
-            .add_service(Beside::new(workers, generated_workers, MESSAGE_BYTES_MAX))
-            .add_service(event_log);
+    service.routes = kit::Routes::default()
+        .add_service(Beside::new(orchestrator, generated, request_bytes_max))
+        .add_service(Beside::new(workers, generated_workers, MESSAGE_BYTES_MAX))
+        .add_service(event_log);
     service.descriptor_sets = vec![proto::DESCRIPTORS];
     service.health_names = vec![
         "multiagents.v1.OrchestratorService",

@@ -14,11 +14,11 @@ mod alerts;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use kit::Routes;
 use proto::error::{Problem, Reason};
 use proto::wire;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::service::Routes;
 
 use crate::config::Limits;
 use crate::feed::Feed;
@@ -63,7 +63,8 @@ pub fn routes(answers: &Answers) -> Routes {
     use wire::event_monitor_service_server::EventMonitorServiceServer;
     use wire::metrics_service_server::MetricsServiceServer;
     use wire::worker_monitor_service_server::WorkerMonitorServiceServer;
-    Routes::new(EventMonitorServiceServer::new(answers.clone()))
+    Routes::default()
+        .add_service(EventMonitorServiceServer::new(answers.clone()))
         .add_service(WorkerMonitorServiceServer::new(answers.clone()))
         .add_service(MetricsServiceServer::new(answers.clone()))
         .add_service(AlertServiceServer::new(answers.clone()))
