@@ -13,6 +13,8 @@ use crate::report::Report;
 pub(crate) const INPUT_BYTES: usize = 100;
 const WARM_UP: usize = 300;
 const ONE_AT_A_TIME: usize = 3_000;
+/// The call's and that of each of its three steps.
+const ROUND_TRIPS: f64 = 4.0;
 pub(crate) const IN_FLIGHT: usize = 200;
 pub(crate) const LOAD_WARM_UP: Duration = Duration::from_secs(2);
 pub(crate) const LOAD_TIME: Duration = Duration::from_secs(10);
@@ -41,9 +43,18 @@ pub(crate) async fn load(report: &mut Report) -> Result<()> {
     report.add("orchestrator_rest_mb", rest as f64 / 1e6, "MB");
     let warm_up = load.one_at_a_time(WARM_UP).await?;
     rustix::fs::sync();
+    let before = appending(&suite).await;
     let one = load.one_at_a_time(ONE_AT_A_TIME).await?;
+    let sync = (appending(&suite).await - before) * 1e3 / ONE_AT_A_TIME as f64;
     report.add("latency_ms_p50_1", one.percentile(50), "ms");
     report.add("latency_ms_p99_1", one.percentile(99), "ms");
+    let trip = report.value("limit_round_trip_us").unwrap_or_default();
+    let wire = ROUND_TRIPS * trip / 1e3;
+    eprintln!(
+        "  of the p50, appends and their syncs: {sync:.2} ms, wire ({ROUND_TRIPS} round trips): \
+         {wire:.2} ms, the rest: {:.2} ms",
+        one.percentile(50) - sync - wire
+    );
     let warm = load.streams(IN_FLIGHT, LOAD_WARM_UP).await?;
     rustix::fs::sync();
     let (streamed, each) = timed(&suite, load.streams(IN_FLIGHT, LOAD_TIME)).await?;
@@ -91,6 +102,11 @@ pub(crate) async fn monitored(report: &mut Report) -> Result<()> {
     report.add("workflows_per_second_200_monitored", rate, "1/s");
     suite.monitor_caught_up().await;
     check(&suite.client(), &[&warm, &done], 3).await
+}
+
+/// How many seconds the log has spent on appends, syncs included.
+async fn appending(suite: &Suite) -> f64 {
+    tests::harm::metric(suite, "multiagents_orchestrator_append_seconds_sum").await
 }
 
 /// A load with the processor time that each workflow took, in milliseconds: orchestrator, worker
