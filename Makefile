@@ -46,9 +46,9 @@ CHAOS_ROUNDS ?= 300
 
 chaos: have-build have-nextest ## Break real processes and files; CHAOS_ROUNDS=… (300).
 	$(CARGO) build --locked --workspace --bins
-	CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(CARGO) nextest run --locked --profile chaos --no-capture \
-	  -p tests -p eventlog \
-	  -E 'package(eventlog) & binary(/^(backup|damage|faults)$$/) | test(/^(chaos|backup)::/)'
+	CHAOS_ROUNDS=$(CHAOS_ROUNDS) TEST_LONG=1 $(CARGO) nextest run --locked --profile chaos \
+	  --no-capture -p tests -p eventlog \
+	  -E 'package(eventlog) & binary(/^(backup|damage|faults)$$/) | test(/^(chaos|backup|hosts_come_to_harm)::/)'
 
 bench: have-build ## Measure beside the machine's own limits; ONLY=core or other parts; writes target/bench.json.
 	$(CARGO) build --locked --release --workspace --bins
