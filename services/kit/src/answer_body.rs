@@ -24,7 +24,7 @@ use crate::status::ErrorDomain;
 
 /// What belongs to a call from its first byte to its last.
 pub(crate) struct Call {
-    pub(crate) path: String,
+    pub(crate) path: Arc<str>,
     pub(crate) domain: ErrorDomain,
     pub(crate) counters: Arc<MethodCounters>,
     /// The place that a long call takes for as long as it lasts.
@@ -68,6 +68,13 @@ impl AnswerBody {
         self.inner = Body::empty();
         Frame::trailers(headers_of(status))
     }
+}
+
+/// Whether a call went well, as most do: nothing else of its trailers matters.
+fn is_ok(trailers: &HeaderMap) -> bool {
+    trailers
+        .get(Status::GRPC_STATUS)
+        .is_some_and(|code| code.as_bytes() == b"0")
 }
 
 /// What a connection is given to write.
@@ -147,6 +154,10 @@ impl http_body::Body for AnswerBody {
                 Poll::Ready(Some(Ok(self.end_with(&status))))
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_trailers() {
+                Ok(trailers) if is_ok(&trailers) => {
+                    self.end(Code::Ok);
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
                 Ok(trailers) => {
                     let bare = Status::from_header_map(&trailers);
                     let explained = bare.as_ref().and_then(|bare| {

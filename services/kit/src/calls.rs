@@ -3,7 +3,7 @@
 //! Every answer leaves with a status that has a reason. What a call asks for is none of this
 //! module's business.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 
 use crate::answer_body::{AnswerBody, Call, Outgoing, headers_of};
 use crate::methods::Methods;
-use crate::metrics::CallCounters;
+use crate::metrics::MethodCounters;
 use crate::refusals;
 use crate::routes::Routes;
 use crate::service::Limits;
@@ -30,10 +30,9 @@ use crate::status::ErrorDomain;
 /// Everything that calls share.
 pub(crate) struct Calls {
     pub(crate) routes: Routes,
-    pub(crate) methods: Methods,
-    /// Paths that are under no server timeout, besides the streaming ones.
-    pub(crate) exempt: HashSet<String>,
-    pub(crate) counters: CallCounters,
+    pub(crate) methods: HashMap<Arc<str>, Method>,
+    /// Counts calls to all others.
+    pub(crate) unknown: Arc<MethodCounters>,
     pub(crate) domain: ErrorDomain,
     pub(crate) limits: Limits,
     /// Places for calls that end soon.
@@ -46,16 +45,27 @@ pub(crate) struct Calls {
     pub(crate) cut: CancellationToken,
 }
 
+/// What is known of a method that is there.
+pub(crate) struct Method {
+    pub(crate) path: Arc<str>,
+    /// Whether its calls are under no server timeout. Health's are not either: it must be heard when
+    /// all places for calls are taken.
+    pub(crate) lasting: bool,
+    pub(crate) counters: Arc<MethodCounters>,
+}
+
 impl Calls {
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Outgoing> {
         let arrived_at = Instant::now();
-        let path = request.uri().path().to_owned();
-        let own = Methods::is_own(&path);
-        // Health must be heard when all places for calls are taken.
-        let lasting = own || self.methods.is_streaming(&path) || self.exempt.contains(&path);
+        let path = request.uri().path();
+        let own = Methods::is_own(path);
+        let (path, lasting, counters) = match self.methods.get(path) {
+            Some(method) => (method.path.clone(), method.lasting, &method.counters),
+            None => (path.into(), own, &self.unknown),
+        };
         let mut call = Call {
             domain: self.domain,
-            counters: self.counters.of(&path).clone(),
+            counters: counters.clone(),
             place: None,
             // Health watches and reflection last until the very end: nobody waits for them.
             in_hand: (!own).then(|| self.in_hand.token()),
@@ -109,7 +119,7 @@ impl Calls {
         let explained = if unknown_method {
             Some(refusals::method_unknown(
                 &call.path,
-                self.methods.paths(),
+                self.methods.keys().map(|path| &**path),
                 self.domain,
             ))
         } else {

@@ -87,6 +87,10 @@ impl CallCounters {
         }
     }
 
+    pub(crate) fn unknown(&self) -> Arc<MethodCounters> {
+        self.unknown.clone()
+    }
+
     pub(crate) fn of(&self, path: &str) -> &Arc<MethodCounters> {
         self.methods.get(path).unwrap_or(&self.unknown)
     }

@@ -27,7 +27,7 @@ use tower::Service as _;
 
 use crate::answer_body::Outgoing;
 use crate::callers;
-use crate::calls::{Calls, CatchPanic};
+use crate::calls::{Calls, CatchPanic, Method};
 use crate::connections::{Admission, Admitted};
 use crate::gathering::gathering;
 use crate::handshake::Handshake;
@@ -165,6 +165,20 @@ impl Server {
             service.connections.clone(),
             &paths,
         );
+        let exempt_methods = &service.exempt_methods;
+        let paths = methods
+            .paths()
+            .chain(exempt_methods.iter().map(String::as_str));
+        let known = paths.map(|path| {
+            let exempt = exempt_methods.iter().any(|exempt| exempt == path);
+            let method = Method {
+                path: path.into(),
+                lasting: exempt || methods.is_streaming(path) || Methods::is_own(path),
+                counters: counters.of(path).clone(),
+            };
+            (method.path.clone(), method)
+        });
+        let known = known.collect();
         let (health, health_service) = tonic_health::server::health_reporter();
         let (sets, names) = (&service.descriptor_sets, &service.health_names);
         let routes = methods::add_reflection(service.routes, sets, names)
@@ -183,9 +197,8 @@ impl Server {
             pages: service.http.merge(pages::router(pages)),
             calls: Arc::new(Calls {
                 routes,
-                methods,
-                exempt: service.exempt_methods.into_iter().collect(),
-                counters,
+                methods: known,
+                unknown: counters.unknown(),
                 domain: service.error_domain,
                 places: Arc::new(Semaphore::new(limits.calls_max)),
                 exempt_places: Arc::new(Semaphore::new(limits.exempt_calls_max)),
@@ -262,8 +275,9 @@ impl Server {
             call_timeout: *self.limits.call_timeout,
         };
         let respond = service_fn(move |request: Request<Incoming>| {
-            let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
+            // Boxed once, since what carries it is moved several times.
+            let answered = Box::pin(front.clone().answer(request));
+            async move { Ok::<_, Infallible>(answered.await) }
         });
         let builder = self.builder.clone();
         let stream = Handshake::new(stream, *self.limits.handshake_timeout);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 use eventlog::Offset;
 use proto::error::{Problem, Reason};
 use proto::event::{Cancel, Start, SystemSample};
@@ -272,8 +272,11 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// A queue with so many places, closed for requests until [`Inbox::open`].
     pub(crate) fn new(places_max: usize) -> (Self, Receiver<Queued>) {
-        // Stop needs no place, so that a full queue can be told to end.
-        let (queue, take) = bounded(places_max + 1);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the places bound it; a bounded channel would hold memory for all of them at rest"
+        )]
+        let (queue, take) = crossbeam_channel::unbounded();
         let inbox = Self {
             places: Arc::new(Semaphore::new(places_max)),
             places_max,
@@ -334,7 +337,7 @@ impl Inbox {
             input,
             _place: place,
         };
-        self.queue.try_send(queued).map_err(|_| stopping())
+        self.queue.send(queued).map_err(|_| stopping())
     }
 }
 

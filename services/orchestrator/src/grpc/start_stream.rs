@@ -311,6 +311,7 @@ impl Answer {
 impl Written for Answer {
     fn put(&self, scratch: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
         self.write(scratch);
+        out.reserve(scratch.len());
         out.put_slice(scratch);
     }
 }

@@ -76,6 +76,7 @@ impl Executed {
 impl Written for Executed {
     fn put(&self, scratch: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
         self.write(scratch);
+        out.reserve(scratch.len());
         out.put_slice(scratch);
     }
 }

@@ -103,6 +103,12 @@ where
     Grpc::new(codec).max_decoding_message_size(request_bytes_max)
 }
 
+/// Most messages have a few hundred bytes, for which the default of 8 KiB costs each call two large
+/// allocations; more is grown into, and sent on at 32 KiB.
+fn buffers() -> BufferSettings {
+    BufferSettings::new(1 << 10, 32 << 10)
+}
+
 struct WrittenCodec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Codec for WrittenCodec<T, U>
@@ -120,7 +126,7 @@ where
     }
 
     fn decoder(&mut self) -> ProstDecoder<U> {
-        ProstCodec::<(), U>::raw_decoder(BufferSettings::default())
+        ProstCodec::<(), U>::raw_decoder(buffers())
     }
 }
 
@@ -134,5 +140,9 @@ impl<T: Written> Encoder for Writer<T> {
         self.0.clear();
         answer.put(&mut self.0, out);
         Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::harness::{PATIENCE, Suite};
+use crate::harness::{PATIENCE, Suite, reason};
 
 pub(crate) struct FakeHost {
     pub welcome: wire::Welcome,
@@ -112,20 +112,30 @@ impl FakeHost {
             announce: Some(announce(id, workers, held)),
             ..Default::default()
         };
-        let (requests, responses) = open(suite, first).await;
-        let mut host = Self {
-            welcome: wire::Welcome::default(),
-            requests,
-            responses,
-            commands: VecDeque::new(),
-            cancels: VecDeque::new(),
-            acknowledgements: VecDeque::new(),
-            heartbeats: None,
-        };
-        while host.welcome.session_id.is_empty() {
-            host.receive().await.unwrap();
+        loop {
+            let (requests, responses) = open(suite, first.clone()).await;
+            let mut host = Self {
+                welcome: wire::Welcome::default(),
+                requests,
+                responses,
+                commands: VecDeque::new(),
+                cancels: VecDeque::new(),
+                acknowledgements: VecDeque::new(),
+                heartbeats: None,
+            };
+            match host.welcomed().await {
+                Ok(()) => return host,
+                // A full inbox sheds a host as it sheds a call; both come again.
+                Err(status) => assert_eq!(reason(&status), "OVERLOADED", "{status:?}"),
+            }
         }
-        host
+    }
+
+    async fn welcomed(&mut self) -> Result<(), Status> {
+        while self.welcome.session_id.is_empty() {
+            self.receive().await?;
+        }
+        Ok(())
     }
 
     /// Takes one message apart; an error is the stream's end.

@@ -128,3 +128,97 @@ async fn a_storm_of_one_key_is_one_start_and_all_get_its_end() {
     assert_eq!(suite.count(wire::EventType::TransactionStarted).await, 1);
     suite.stop().await;
 }
+
+/// What a stream of these starts is answered, a line each, sorted; it ends when all of them have.
+async fn over_a_stream(
+    suite: &mut Suite,
+    starts: Vec<wire::ExecuteWorkflowRequest>,
+) -> Vec<String> {
+    use proto::wire::execute_workflows_response::Answer;
+    let requests = (1..).zip(starts).map(|(request_id, start)| {
+        let start = Some(start);
+        wire::ExecuteWorkflowsRequest { request_id, start }
+    });
+    let requests: Vec<_> = requests.collect();
+    let answers = suite
+        .client
+        .execute_workflows(tokio_stream::iter(requests))
+        .await;
+    let mut answers = answers.unwrap().into_inner();
+    let mut lines = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let line = |verb: &str, answer: wire::ExecuteWorkflowResponse| {
+            let transaction = answer.transaction.unwrap();
+            assert_eq!(transaction.transaction_id, answer.transaction_id);
+            let (state, steps) = (transaction.state(), transaction.steps.len());
+            format!(
+                "{verb} {state:?}, {steps} steps, existing: {}",
+                answer.existing
+            )
+        };
+        let said = match answer.answer.unwrap() {
+            Answer::Started(started) => line("1 started", started),
+            Answer::Ended(ended) => line("2 ended", ended),
+            Answer::Refused(refused) => format!("refused {}", refused.reason),
+        };
+        lines.push(format!("{} {said}", answer.request_id));
+    }
+    // Of one start they come in order.
+    let order = |lines: &[String]| -> Vec<String> {
+        let mut by_start = lines.to_vec();
+        by_start.sort_by_key(|line| line[..1].to_owned());
+        by_start
+    };
+    let in_order = order(&lines);
+    lines.sort();
+    assert_eq!(in_order, lines);
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_key_over_a_stream_is_answered_with_the_start_and_the_end_that_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut suite = Suite::start(directory.path()).await;
+    suite.register(sequence("orders", &["w"])).await;
+    let request = || with_key(start_and_wait("orders", "{}"), "k");
+    let mut host = FakeHost::connect(&suite, "h", &[("w", 2)]).await;
+
+    // Live: whoever comes second gets the same end.
+    let doing = tokio::spawn(async move {
+        host.do_next("{}").await;
+        host
+    });
+    let both = over_a_stream(&mut suite, vec![request(), request()]).await;
+    let of_who = |existing: bool| {
+        both.iter()
+            .filter(move |line| line.ends_with(&existing.to_string()))
+    };
+    assert_eq!(both.len(), 4, "{both:?}");
+    assert_eq!(of_who(true).count(), 2, "{both:?}");
+    assert_eq!(
+        both.iter()
+            .filter(|line| line.contains("ended Completed, 1 steps"))
+            .count(),
+        2
+    );
+    drop(doing.await.unwrap());
+
+    // Ended, and then in state.db alone, which a list brings up to now.
+    for _ in 0..2 {
+        let without_wait = with_key(start("orders", "{}"), "k");
+        let other = with_key(start("orders", r#"{"a":1}"#), "k");
+        let answers = over_a_stream(&mut suite, vec![request(), without_wait, other]).await;
+        assert_eq!(
+            answers,
+            [
+                "1 1 started Completed, 0 steps, existing: true",
+                "1 2 ended Completed, 1 steps, existing: true",
+                "2 1 started Completed, 0 steps, existing: true",
+                "3 refused IDEMPOTENCY_KEY_REUSED",
+            ]
+        );
+        let list = wire::ListTransactionsRequest::default();
+        suite.client.list_transactions(list).await.unwrap();
+    }
+    suite.stop().await;
+}

@@ -3,7 +3,7 @@
 use eventlog::{MemoryStore, Options, Refused, Room};
 use proto::wire::{EventType, TransactionState};
 
-use crate::harness::{Suite, config, reason, sequence, start};
+use crate::harness::{Suite, config, reason, sequence, start, start_and_wait};
 use crate::host::FakeHost;
 
 async fn on(store: &MemoryStore, directory: &std::path::Path) -> Suite {
@@ -30,6 +30,40 @@ async fn near_the_end_of_the_disk_what_ends_work_is_taken_and_what_begins_it_is_
     suite.until(&id, TransactionState::Completed).await;
     store.set_room(Room::Ample);
     suite.execute("orders", "{}").await;
+    suite.stop().await;
+}
+
+/// Lost with its batch are a start and its end; who asked for both over a stream is told once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_of_a_stream_that_the_log_refused_is_refused_once() {
+    use proto::wire::execute_workflows_response::Answer;
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let mut suite = on(&store, directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let refused = loop {
+        store.refuse_next(Refused::Full("a test".to_owned()));
+        // The refused batch may be one of the orchestrator's own samples: then a host ends the start.
+        let request = proto::wire::ExecuteWorkflowsRequest {
+            request_id: 7,
+            start: Some(start_and_wait("orders", "{}")),
+        };
+        let answers = suite
+            .client
+            .execute_workflows(tokio_stream::iter([request]))
+            .await;
+        let mut answers = answers.unwrap().into_inner();
+        let first = answers.message().await.unwrap().unwrap();
+        match first.answer.unwrap() {
+            Answer::Refused(refused) => {
+                let more = answers.message().await.unwrap();
+                assert!(more.is_none(), "{more:?}");
+                break refused;
+            }
+            _ => continue,
+        }
+    };
+    assert_eq!(refused.reason, "STORE_FULL");
     suite.stop().await;
 }
 
