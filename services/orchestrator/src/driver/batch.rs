@@ -244,7 +244,12 @@ impl Driver {
     fn see(&mut self, end: Offset) {
         // A start is answered before its end.
         for (id, existing, reply) in std::mem::take(&mut self.pending.started) {
-            let view = self.view(id, end);
+            // Of one that was there already the caller may wait for the end, and it may be here.
+            let snapshot = match existing {
+                true => self.state.snapshot(&id),
+                false => self.state.listed(&id),
+            };
+            let view = snapshot.map(|snapshot| view_of(id, snapshot, end));
             let started = Started { id, existing, view };
             self.pending.out.push(Out::Started(reply, Ok(started)));
         }
@@ -284,14 +289,7 @@ impl Driver {
 
     /// How a transaction stands at the batch's end; none where it is not in memory.
     fn view(&self, id: TransactionId, offset: Offset) -> Option<View> {
-        let snapshot = self.state.snapshot(&id)?;
-        let workflow = snapshot.workflow.clone();
-        let row = Arc::new(Row::of(id, snapshot));
-        Some(View {
-            row,
-            workflow,
-            offset,
-        })
+        Some(view_of(id, self.state.snapshot(&id)?, offset))
     }
 
     pub(super) fn let_out(&self, out: Vec<Out>) {
@@ -352,5 +350,14 @@ impl Driver {
         metrics.set(&metrics.queued, self.state.queued_count());
         metrics.set(&metrics.hosts, self.table.connected());
         metrics.set(&metrics.waiters, self.watchers.len());
+    }
+}
+
+fn view_of(id: TransactionId, snapshot: engine::Snapshot, offset: Offset) -> View {
+    let workflow = snapshot.workflow.clone();
+    View {
+        row: Arc::new(Row::of(id, snapshot)),
+        workflow,
+        offset,
     }
 }

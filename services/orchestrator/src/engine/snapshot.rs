@@ -66,6 +66,11 @@ pub fn absent_step_state(carried: &Carried) -> StepState {
 impl Transaction {
     /// Its whole state.
     pub(super) fn carried(&self) -> Carried {
+        self.carried_with(|_| true)
+    }
+
+    /// With the steps that are `wanted`.
+    fn carried_with(&self, wanted: impl Fn(&StepRecord) -> bool) -> Carried {
         let failing = self.failing();
         Carried {
             start_time: self.start_time,
@@ -75,6 +80,7 @@ impl Transaction {
             failed_step: failing.and_then(|failing| failing.step.clone()),
             cancel: self.cancel().cloned(),
             steps: (self.steps.iter())
+                .filter(|record| wanted(record))
                 .map(|record| {
                     let step = &self.definition.workflow.steps[record.step as usize];
                     record.carried(step.name.clone())
@@ -84,9 +90,22 @@ impl Transaction {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
+        self.snapshot_of(self.carried())
+    }
+
+    pub(super) fn listed(&self) -> Snapshot {
+        self.snapshot_of(self.carried_with(|record| {
+            matches!(
+                record.state,
+                StepState::Failed | StepState::CompensationFailed
+            )
+        }))
+    }
+
+    fn snapshot_of(&self, carried: Carried) -> Snapshot {
         Snapshot {
             workflow: Arc::clone(&self.definition.workflow),
-            carried: self.carried(),
+            carried,
             first_offset: self.first_offset,
             updated: self.updated,
         }

@@ -136,6 +136,11 @@ impl State {
         Some(self.transactions[self.slot(id)?].snapshot())
     }
 
+    /// A transaction in memory as far as lists show it: of its steps those that failed alone.
+    pub fn listed(&self, id: &TransactionId) -> Option<Snapshot> {
+        Some(self.transactions[self.slot(id)?].listed())
+    }
+
     /// Puts back a transaction from state.db. Its definition comes with it.
     pub fn restore(&mut self, id: TransactionId, snapshot: Snapshot) {
         let workflow = &snapshot.workflow;
