@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 /// With more transactions under way the loop sleeps: what piles up meanwhile shares one sync.
 const FEW: usize = 4;
+/// An input that comes to sleeping threads comes late because they sleep: within so many times what is
+/// looked for, it might have been found.
+const LATER_WHEN_ASLEEP: u32 = 3;
 
 /// Whether the driver stays awake, for the runtime to do likewise.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +73,7 @@ impl BusyPoll {
 
     /// An input came so long after the loop had nothing to do.
     pub(crate) fn came_after(&mut self, waited: Duration) {
-        self.came_soon = waited < self.longest;
+        self.came_soon = waited < self.longest * LATER_WHEN_ASLEEP;
     }
 }
 
@@ -96,7 +99,7 @@ mod tests {
         busy_poll.under_way(1);
         assert!(!awake.is_set(), "nothing is known of when inputs come");
 
-        busy_poll.came_after(LONGEST / 2);
+        busy_poll.came_after(LONGEST);
         busy_poll.under_way(1);
         assert!(awake.is_set());
         assert_eq!(busy_poll.look(|| Some(7)), Some(7));
@@ -116,7 +119,7 @@ mod tests {
     fn it_sleeps_at_once_where_inputs_come_late_or_nobody_wants_it() {
         for longest in [LONGEST, Duration::ZERO] {
             let mut busy_poll = BusyPoll::new(longest, Awake::default());
-            busy_poll.came_after(longest);
+            busy_poll.came_after(longest * LATER_WHEN_ASLEEP);
             busy_poll.under_way(1);
             assert!(!looks(&mut busy_poll));
         }

@@ -5,6 +5,7 @@
 //! takes them. A start costs a place from its request to its last answer, so that no stream holds more
 //! than its share.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use proto::wire;
 use proto::write::{message, number, text, value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::codec::EncodeBuf;
 use tonic::{Status, Streaming};
 
@@ -92,10 +93,11 @@ impl Orchestrator {
             places: Arc::new(Semaphore::new(starts_max)),
             answers,
         };
-        tokio::spawn(reading.run(requests, this.shutdown.clone()));
+        tokio::spawn(reading.run(requests));
         Answers {
             orchestrator: this.clone(),
             said,
+            stopped: Box::pin(this.shutdown.clone().cancelled_owned()),
         }
     }
 }
@@ -109,17 +111,15 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(
-        self,
-        mut requests: Streaming<wire::ExecuteWorkflowsRequest>,
-        shutdown: CancellationToken,
-    ) {
-        let mut stopped = std::pin::pin!(shutdown.cancelled());
+    /// Until there are no more, or nobody hears the answers.
+    async fn run(self, mut requests: Streaming<wire::ExecuteWorkflowsRequest>) {
+        let answers = self.answers.clone();
+        let mut deserted = std::pin::pin!(answers.closed());
         loop {
             let message = tokio::select! {
                 biased;
                 message = requests.message() => message,
-                () = &mut stopped => Err(stopping().into()),
+                () = &mut deserted => return,
             };
             let request = match message {
                 Ok(Some(request)) => request,
@@ -224,6 +224,8 @@ impl Orchestrator {
 pub(crate) struct Answers {
     orchestrator: Arc<Orchestrator>,
     said: mpsc::Receiver<Said>,
+    /// The orchestrator stops: whoever waits for an end waits no longer.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// An answer on its way out.
@@ -237,7 +239,11 @@ impl Stream for Answers {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let answer = match ready!(self.said.poll_recv(context)) {
+            let Poll::Ready(said) = self.said.poll_recv(context) else {
+                ready!(self.stopped.as_mut().poll(context));
+                return Poll::Ready(Some(Err(stopping().into())));
+            };
+            let answer = match said {
                 None => return Poll::Ready(None),
                 Some(Said::Last(status)) => return Poll::Ready(Some(Err(status))),
                 Some(Said::Refused(request_id, problem, place)) => {

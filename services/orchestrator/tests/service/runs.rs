@@ -3,7 +3,9 @@
 use proto::wire;
 use proto::wire::{Stage, StepState, TransactionState};
 
-use crate::harness::{Suite, json, sequence, start, start_and_wait, step};
+use crate::harness::{
+    PATIENCE, Suite, config, json, reason, sequence, start, start_and_wait, step,
+};
 use crate::host::{FakeHost, failed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +264,32 @@ async fn many_starts_over_one_stream_are_each_answered_for_themselves() {
     seen.sort();
     assert_eq!(seen, ["1 Completed", "1 started", "2 WORKFLOW_NOT_FOUND"]);
     suite.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_waits_for_ends_does_not_hold_up_a_stop() {
+    use proto::wire::execute_workflows_response::Answer;
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.server.drain_grace.0 = 10 * PATIENCE;
+    let mut suite = Suite::start_with(config).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let request = wire::ExecuteWorkflowsRequest {
+        request_id: 1,
+        start: Some(start_and_wait("orders", "{}")),
+    };
+    let answers = suite
+        .client
+        .execute_workflows(tokio_stream::iter([request]))
+        .await;
+    let mut answers = answers.unwrap().into_inner();
+    let first = answers.message().await.unwrap().unwrap();
+    assert!(matches!(first.answer, Some(Answer::Started(_))));
+    tokio::time::timeout(PATIENCE, suite.stop()).await.unwrap();
+    assert_eq!(
+        reason(&answers.message().await.unwrap_err()),
+        "SHUTTING_DOWN"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
