@@ -62,7 +62,7 @@ use grpc::service::Orchestrator;
 use grpc::written::Beside;
 use inbox::{Inbox, Input, Queued};
 use letting_out::LettingOut;
-use sessions::stream::Workers;
+use sessions::service::Workers;
 
 /// The largest message of a host, and the least that any message may have.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;

@@ -31,7 +31,7 @@ use crate::ids::Ids;
 use crate::letting_out::LettingOut;
 use crate::metrics::Metrics;
 use crate::sessions::line::FarEnd;
-use crate::sessions::stream::Workers;
+use crate::sessions::service::Workers;
 use crate::store::{Filter, Lookup, Pace, StoreError};
 
 /// Why it could not be opened, or could not go on; the process would have ended.
