@@ -65,7 +65,8 @@ impl Pending {
         id: TransactionId,
         watchers: &HashMap<TransactionId, Watchers>,
     ) {
-        if watchers.contains_key(&id) {
+        // Whoever waits for the end alone needs no view before it.
+        if watchers.get(&id).is_some_and(Watchers::is_watched) {
             self.changed.insert(id);
         }
     }

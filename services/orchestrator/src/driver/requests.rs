@@ -33,6 +33,11 @@ impl Watchers {
             .cloned()
     }
 
+    /// Whether somebody asked to be shown each change.
+    pub(super) fn is_watched(&self) -> bool {
+        self.changes.is_some()
+    }
+
     /// Whether nobody is left.
     pub(super) fn is_deserted(&self) -> bool {
         self.changes().is_none() && self.ends.iter().all(StartReply::is_deserted)
