@@ -7,6 +7,7 @@ use proto::event::{HostEvent, Kind};
 use rustix::process::Signal;
 use tests::Suite;
 use tests::chance::Chance;
+use tests::harm;
 use tests::proxy::Proxy;
 use tests::rounds::{progress, rounds};
 use tests::wait::{PATIENCE, a_moment, until};
@@ -58,6 +59,8 @@ async fn whoever_stands_still_comes_back_and_counts_nothing_twice() {
     let mut chance = Chance::new();
     let chaos = Chaos::start(Suite::builder()).await;
     let mut losses = Losses::default();
+    let hosts = || harm::metric(&chaos.suite, "multiagents_orchestrator_hosts_connected");
+    let all = chaos.hosts.len() as f64;
     let pauses = rounds(4, 60);
     for pause in 0..pauses {
         progress("pauses", pause, pauses);
@@ -71,7 +74,15 @@ async fn whoever_stands_still_comes_back_and_counts_nothing_twice() {
             _ => &suite.monitor,
         };
         let before = match which {
-            0 => losses.look(suite).await,
+            0 => {
+                // Who has not come back from the last pause has no lease to lose.
+                until("every host to be connected", PATIENCE, async || {
+                    let now = hosts().await;
+                    (now == all).then_some(()).ok_or(format!("{now} of {all}"))
+                })
+                .await;
+                losses.look(suite).await
+            }
             _ => 0,
         };
         process.signal(Signal::STOP);
