@@ -5,6 +5,8 @@
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
+use crate::event::Failure;
+
 /// A varint: a number, a bool, an enum.
 pub fn number(out: &mut Vec<u8>, tag: u32, value: u64) {
     if value != 0 {
@@ -40,6 +42,17 @@ pub fn length(out: &mut Vec<u8>, tag: u32, length: usize) {
 /// A message of a generated type.
 pub fn generated(out: &mut Vec<u8>, tag: u32, message: &impl Message) {
     prost::encoding::message::encode(tag, message, out);
+}
+
+/// Why something failed, where it did.
+pub fn failure(out: &mut Vec<u8>, tag: u32, failure: Option<&Failure>) {
+    if let Some(failure) = failure {
+        message(out, tag, |out| {
+            text(out, 1, &failure.kind);
+            text(out, 2, &failure.message);
+            text(out, 3, &failure.detail);
+        });
+    }
 }
 
 /// A message whose length is known once it is written.

@@ -4,7 +4,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::kinds::{cancel_to_wire, started_from_wire, started_to_wire};
 use crate::error::Problem;
-use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Failure, Start, Timing};
+use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Start, Timing};
 use crate::id::{HostId, StepName, Time};
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
@@ -74,8 +74,8 @@ pub(super) fn write(carried: &Carried, out: &mut Vec<u8>) {
     write::message(out, CARRIED_TAG, |out| {
         write::number(out, 1, carried.start_time.0 as u64);
         write::message(out, 2, |out| write_start(&carried.start, out));
-        write::number(out, 3, i32::from(carried.state) as u64);
-        failure_field(out, 4, carried.failure.as_ref());
+        write::value(out, 3, carried.state);
+        write::failure(out, 4, carried.failure.as_ref());
         let failed_step = carried.failed_step.as_ref();
         write::text(out, 5, failed_step.map_or("", StepName::as_str));
         if let Some(cancel) = &carried.cancel {
@@ -94,10 +94,7 @@ pub(super) fn write_start(start: &Start, out: &mut Vec<u8>) {
     write::number(out, 1, start.version.into());
     write::number(out, 2, start.input.size());
     write::text(out, 3, &start.idempotency_key);
-    if !start.input_hash.is_empty() {
-        write::length(out, 4, start.input_hash.len());
-        out.extend_from_slice(&start.input_hash);
-    }
+    write::bytes(out, 4, &start.input_hash);
     for (key, value) in &start.labels {
         write::message(out, 5, |out| {
             write::text(out, 1, key);
@@ -109,7 +106,7 @@ pub(super) fn write_start(start: &Start, out: &mut Vec<u8>) {
 
 fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
     write::text(out, 1, step.step.as_str());
-    write::number(out, 2, i32::from(step.state) as u64);
+    write::value(out, 2, step.state);
     if let Some(result) = &step.result {
         // Present even where it is 0.
         encode_key(3, WireType::Varint, out);
@@ -118,7 +115,7 @@ fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
     write::number(out, 4, step.completed_offset);
     write::number(out, 5, step.failures.into());
     write::number(out, 6, step.losses.into());
-    failure_field(out, 7, step.failure.as_ref());
+    write::failure(out, 7, step.failure.as_ref());
     for command in &step.commands {
         write::message(out, 8, |out| write_command(command, out));
     }
@@ -130,7 +127,7 @@ fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
     let micros = |time: Option<Time>| time.map_or(0, |time| time.0 as u64);
     write::number(out, 1, command.attempt.into());
     write::number(out, 2, command.undo.into());
-    write::number(out, 3, i32::from(command.stage) as u64);
+    write::value(out, 3, command.stage);
     write::text(out, 4, command.host.as_ref().map_or("", HostId::as_str));
     write::number(out, 5, command.queued.0 as u64);
     write::number(out, 6, micros(command.dispatched));
@@ -139,18 +136,8 @@ fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
     write::number(out, 9, micros(command.ended));
     write::number(out, 10, command.timing.wait_us);
     write::number(out, 11, command.timing.run_us);
-    failure_field(out, 12, command.failure.as_ref());
+    write::failure(out, 12, command.failure.as_ref());
     write::number(out, 13, micros(command.not_before));
-}
-
-fn failure_field(out: &mut Vec<u8>, tag: u32, failure: Option<&Failure>) {
-    if let Some(failure) = failure {
-        write::message(out, tag, |out| {
-            write::text(out, 1, &failure.kind);
-            write::text(out, 2, &failure.message);
-            write::text(out, 3, &failure.detail);
-        });
-    }
 }
 
 /// Reads it; `payload` gives the next payload of a size.

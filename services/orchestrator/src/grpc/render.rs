@@ -13,7 +13,7 @@ use proto::lifecycle::{self, StepState};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
-use proto::write::{generated, message, number, text, value};
+use proto::write::{failure, generated, message, number, text, value};
 
 use crate::store::Row;
 
@@ -153,12 +153,6 @@ fn command_status(
 fn payload_of(out: &mut Vec<u8>, tag: u32, payload: &Payload, form: wire::PayloadForm) {
     if let Payload::Held(bytes) = payload {
         generated(out, tag, &payload::to_wire(bytes, form));
-    }
-}
-
-fn failure(out: &mut Vec<u8>, tag: u32, failure: Option<&proto::event::Failure>) {
-    if let Some(failure) = failure {
-        generated(out, tag, &wire::Failure::from(failure.clone()));
     }
 }
 

@@ -30,7 +30,7 @@ use crate::store::{Lookup, Row, StoreError};
 use super::render::Shown;
 use super::start_stream::{Answer, Answers};
 use super::starts::Executed;
-use super::written::{Calls, Served, grpc};
+use super::written::{Calls, Served, Taken, grpc};
 use crate::inbox::View;
 
 /// What clients call.
@@ -156,11 +156,7 @@ fn to_wire<T: prost::Message + Default>(write: impl FnOnce(&mut Vec<u8>)) -> Res
 }
 
 impl Calls for Orchestrator {
-    fn serve(
-        self: &Arc<Self>,
-        request: http::Request<Body>,
-        request_bytes_max: usize,
-    ) -> Result<Served<http::Response<Body>>, Box<http::Request<Body>>> {
+    fn serve(self: &Arc<Self>, request: http::Request<Body>, request_bytes_max: usize) -> Taken {
         let execute = Execute(self.clone());
         match request.uri().path() {
             "/multiagents.v1.OrchestratorService/ExecuteWorkflow" => Ok(Box::pin(async move {

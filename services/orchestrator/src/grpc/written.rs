@@ -24,14 +24,13 @@ pub(crate) trait Written: Send + 'static {
 /// What a service's future is.
 pub(crate) type Served<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A request that is served, or given back.
+pub(crate) type Taken = Result<Served<http::Response<Body>>, Box<http::Request<Body>>>;
+
 /// A service with calls of its own.
 pub(crate) trait Calls: Send + Sync + Sized + 'static {
     /// Serves a request; gives it back where the generated code shall serve it.
-    fn serve(
-        self: &Arc<Self>,
-        request: http::Request<Body>,
-        request_bytes_max: usize,
-    ) -> Result<Served<http::Response<Body>>, Box<http::Request<Body>>>;
+    fn serve(self: &Arc<Self>, request: http::Request<Body>, request_bytes_max: usize) -> Taken;
 }
 
 /// The calls of a service, wherever they are served.

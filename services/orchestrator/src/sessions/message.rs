@@ -69,7 +69,7 @@ impl HostMessage {
         if let Some(undo) = &outgoing.undo {
             write::message(command, 6, |out| {
                 write::bytes(out, 1, &undo.result);
-                write::generated(out, 2, &wire::Failure::from(undo.failure.clone()));
+                write::failure(out, 2, Some(&undo.failure));
             });
         }
         write::text(command, 7, &outgoing.trace_parent);

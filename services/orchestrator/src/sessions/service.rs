@@ -23,7 +23,7 @@ use super::line::{FarEnd, Lease, Leases, Line};
 use super::message::HostMessage;
 use super::stream::Connection;
 use crate::config;
-use crate::grpc::written::{Calls, Served, Written, grpc};
+use crate::grpc::written::{Calls, Taken, Written, grpc};
 use crate::inbox::{Inbox, stopping};
 
 /// Where worker hosts connect.
@@ -95,11 +95,7 @@ impl WorkerService for Workers {
 type Messages = ReceiverStream<Result<HostMessage, Status>>;
 
 impl Calls for Workers {
-    fn serve(
-        self: &Arc<Self>,
-        request: http::Request<Body>,
-        request_bytes_max: usize,
-    ) -> Result<Served<http::Response<Body>>, Box<http::Request<Body>>> {
+    fn serve(self: &Arc<Self>, request: http::Request<Body>, request_bytes_max: usize) -> Taken {
         if request.uri().path() != "/multiagents.v1.WorkerService/Connect" {
             return Err(Box::new(request));
         }

@@ -127,6 +127,20 @@ impl Suite {
         started.unwrap().into_inner().transaction_id
     }
 
+    /// Starts these over a stream, numbered from 1.
+    pub(crate) async fn stream(
+        &mut self,
+        starts: Vec<wire::ExecuteWorkflowRequest>,
+    ) -> tonic::Streaming<wire::ExecuteWorkflowsResponse> {
+        let requests = (1..).zip(starts).map(|(request_id, start)| {
+            let start = Some(start);
+            wire::ExecuteWorkflowsRequest { request_id, start }
+        });
+        let requests: Vec<_> = requests.collect();
+        let answers = self.client.execute_workflows(tokio_stream::iter(requests));
+        answers.await.unwrap().into_inner()
+    }
+
     /// As it stands, payloads as JSON.
     pub(crate) async fn status(&mut self, id: &str) -> wire::Transaction {
         self.try_status(id).await.unwrap()

@@ -135,16 +135,7 @@ async fn over_a_stream(
     starts: Vec<wire::ExecuteWorkflowRequest>,
 ) -> Vec<String> {
     use proto::wire::execute_workflows_response::Answer;
-    let requests = (1..).zip(starts).map(|(request_id, start)| {
-        let start = Some(start);
-        wire::ExecuteWorkflowsRequest { request_id, start }
-    });
-    let requests: Vec<_> = requests.collect();
-    let answers = suite
-        .client
-        .execute_workflows(tokio_stream::iter(requests))
-        .await;
-    let mut answers = answers.unwrap().into_inner();
+    let mut answers = suite.stream(starts).await;
     let mut lines = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
         let line = |verb: &str, answer: wire::ExecuteWorkflowResponse| {

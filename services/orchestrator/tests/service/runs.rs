@@ -235,20 +235,8 @@ async fn many_starts_over_one_stream_are_each_answered_for_themselves() {
     let mut suite = Suite::start(directory.path()).await;
     suite.register(sequence("orders", &["a"])).await;
     let mut host = FakeHost::connect(&suite, "h", &[("a", 4)]).await;
-    let request = |request_id, start| wire::ExecuteWorkflowsRequest {
-        request_id,
-        start: Some(start),
-    };
-    let requests = vec![
-        request(1, start_and_wait("orders", "{}")),
-        request(2, start("unknown", "{}")),
-    ];
-    let mut answers = suite
-        .client
-        .execute_workflows(tokio_stream::iter(requests))
-        .await
-        .unwrap()
-        .into_inner();
+    let starts = vec![start_and_wait("orders", "{}"), start("unknown", "{}")];
+    let mut answers = suite.stream(starts).await;
     host.do_next("{}").await;
     let mut seen = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
@@ -274,15 +262,7 @@ async fn a_stream_that_waits_for_ends_does_not_hold_up_a_stop() {
     config.server.drain_grace.0 = 10 * PATIENCE;
     let mut suite = Suite::start_with(config).await;
     suite.register(sequence("orders", &["a"])).await;
-    let request = wire::ExecuteWorkflowsRequest {
-        request_id: 1,
-        start: Some(start_and_wait("orders", "{}")),
-    };
-    let answers = suite
-        .client
-        .execute_workflows(tokio_stream::iter([request]))
-        .await;
-    let mut answers = answers.unwrap().into_inner();
+    let mut answers = suite.stream(vec![start_and_wait("orders", "{}")]).await;
     let first = answers.message().await.unwrap().unwrap();
     assert!(matches!(first.answer, Some(Answer::Started(_))));
     tokio::time::timeout(PATIENCE, suite.stop()).await.unwrap();

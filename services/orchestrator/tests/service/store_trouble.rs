@@ -44,15 +44,7 @@ async fn a_start_of_a_stream_that_the_log_refused_is_refused_once() {
     let refused = loop {
         store.refuse_next(Refused::Full("a test".to_owned()));
         // The refused batch may be one of the orchestrator's own samples: then a host ends the start.
-        let request = proto::wire::ExecuteWorkflowsRequest {
-            request_id: 7,
-            start: Some(start_and_wait("orders", "{}")),
-        };
-        let answers = suite
-            .client
-            .execute_workflows(tokio_stream::iter([request]))
-            .await;
-        let mut answers = answers.unwrap().into_inner();
+        let mut answers = suite.stream(vec![start_and_wait("orders", "{}")]).await;
         let first = answers.message().await.unwrap().unwrap();
         match first.answer.unwrap() {
             Answer::Refused(refused) => {
