@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -123,8 +124,15 @@ name!(
 );
 
 /// A transaction's id: a UUIDv7.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransactionId(pub [u8; 16]);
+
+impl Hash for TransactionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // One number is mixed at once; a slice is read piece by piece, after its length.
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
 
 impl TransactionId {
     /// Parses the textual form of a UUID.
@@ -148,6 +156,13 @@ impl TransactionId {
     /// Takes the 16 bytes of a UUID.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// Its text to the end of `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = uuid::Uuid::from_bytes(self.0).hyphenated();
+        out.extend_from_slice(id.encode_lower(&mut text).as_bytes());
     }
 }
 
@@ -182,23 +197,25 @@ pub struct CommandId {
 }
 
 impl CommandId {
-    /// Its text, as [`fmt::Display`] writes it; commands are told apart by it on every message.
+    /// Its text, as [`fmt::Display`] writes it.
     pub fn text(&self) -> String {
-        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-        let id = uuid::Uuid::from_bytes(self.transaction.0)
-            .hyphenated()
-            .encode_lower(&mut id);
-        let mut text = String::with_capacity(id.len() + self.step.as_str().len() + 18);
-        text.push_str(id);
-        text.push('/');
-        text.push_str(self.step.as_str());
-        text.push_str(if self.undo { "/undo#" } else { "/do#" });
+        let mut text = Vec::with_capacity(36 + self.step.as_str().len() + 18);
+        self.write(&mut text);
+        // Names and numbers are ASCII.
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Its text to the end of `out`; commands are told apart by it on every message.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        self.transaction.write(out);
+        out.push(b'/');
+        out.extend_from_slice(self.step.as_str().as_bytes());
+        out.extend_from_slice(if self.undo { b"/undo#" } else { b"/do#" });
         if self.attempt < 10 {
-            text.push(char::from(b'0' + self.attempt as u8));
+            out.push(b'0' + self.attempt as u8);
         } else {
-            text.push_str(&self.attempt.to_string());
+            out.extend_from_slice(self.attempt.to_string().as_bytes());
         }
-        text
     }
 
     /// The same for all attempts: what a worker passes on as its idempotency key.

@@ -3,15 +3,29 @@
 //! their defaults, as the generated code does; tests hold what is written against it.
 
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 
 use crate::event::Failure;
+use crate::id::Time;
 
 /// A varint: a number, a bool, an enum.
 pub fn number(out: &mut Vec<u8>, tag: u32, value: u64) {
     if value != 0 {
-        encode_key(tag, WireType::Varint, out);
-        encode_varint(value, out);
+        key(out, tag, WireType::Varint);
+        varint(out, value);
+    }
+}
+
+fn key(out: &mut Vec<u8>, tag: u32, kind: WireType) {
+    varint(out, u64::from(tag << 3 | kind as u32));
+}
+
+/// Most are one byte.
+#[inline]
+fn varint(out: &mut Vec<u8>, value: u64) {
+    match u8::try_from(value) {
+        Ok(byte) if byte < 0x80 => out.push(byte),
+        _ => encode_varint(value, out),
     }
 }
 
@@ -33,10 +47,27 @@ pub fn bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     }
 }
 
+/// An instant: a `google.protobuf.Timestamp`.
+pub fn instant(out: &mut Vec<u8>, tag: u32, time: Time) {
+    let micros = time.0;
+    message(out, tag, |out| {
+        number(out, 1, micros.div_euclid(1_000_000) as u64);
+        number(out, 2, micros.rem_euclid(1_000_000) as u64 * 1_000);
+    });
+}
+
+/// So many microseconds: a `google.protobuf.Duration`.
+pub fn duration(out: &mut Vec<u8>, tag: u32, us: u64) {
+    message(out, tag, |out| {
+        number(out, 1, us / 1_000_000);
+        number(out, 2, us % 1_000_000 * 1_000);
+    });
+}
+
 /// What stands before a field of so many bytes.
 pub fn length(out: &mut Vec<u8>, tag: u32, length: usize) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
+    key(out, tag, WireType::LengthDelimited);
+    varint(out, length as u64);
 }
 
 /// A message of a generated type.
@@ -57,16 +88,23 @@ pub fn failure(out: &mut Vec<u8>, tag: u32, failure: Option<&Failure>) {
 
 /// A message whose length is known once it is written.
 pub fn message(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(tag, WireType::LengthDelimited, out);
+    key(out, tag, WireType::LengthDelimited);
     let start = out.len();
-    // Room for the length of most.
-    out.extend_from_slice(&[0; 2]);
+    // Room for a short one's length.
+    out.push(0);
     write(out);
-    let length = (out.len() - start - 2) as u64;
+    let length = out.len() - start - 1;
+    if length < 0x80 {
+        out[start] = length as u8;
+        return;
+    }
     let mut bytes = [0; 10];
-    encode_varint(length, &mut bytes.as_mut_slice());
-    let bytes = &bytes[..encoded_len_varint(length)];
-    out.splice(start..start + 2, bytes.iter().copied());
+    encode_varint(length as u64, &mut bytes.as_mut_slice());
+    let bytes = &bytes[..encoded_len_varint(length as u64)];
+    let end = out.len();
+    out.extend_from_slice(&bytes[1..]);
+    out.copy_within(start + 1..end, start + bytes.len());
+    out[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ async fn appending(suite: &Suite) -> f64 {
 
 /// A load with the processor time that each workflow took, in milliseconds: orchestrator, worker
 /// host, and this process.
-async fn timed(
+pub(crate) async fn timed(
     suite: &Suite,
     load: impl Future<Output = Result<Done>>,
 ) -> Result<(Done, [f64; 3])> {

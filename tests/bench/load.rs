@@ -18,7 +18,8 @@ use tests::raw;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+
+use crate::caller::Caller;
 
 /// Calls share connections, as a busy service's do.
 const CONNECTIONS: usize = 4;
@@ -26,7 +27,7 @@ const CONNECTIONS: usize = 4;
 const STREAMS: usize = 2;
 const WAIT: Duration = Duration::from_secs(60);
 
-type Caller = OrchestratorServiceClient<Channel>;
+const EXECUTE: &str = "/multiagents.v1.OrchestratorService/ExecuteWorkflow";
 
 /// What is started again and again.
 #[derive(Clone)]
@@ -81,11 +82,11 @@ impl Load {
 
     /// One after the other.
     pub(crate) async fn one_at_a_time(&self, count: usize) -> Result<Done> {
-        let mut caller = Caller::new(raw::channel(&self.address));
+        let caller = Caller::connect(&self.address, EXECUTE).await?;
         let mut done = Done::default();
         let began = Instant::now();
         for number in 0..count {
-            self.run(&mut caller, number, &mut done).await?;
+            self.run(&caller, number, &mut done).await?;
         }
         done.elapsed = began.elapsed();
         Ok(done)
@@ -93,20 +94,20 @@ impl Load {
 
     /// So many calls at once for so long; each caller starts its next when its last has ended.
     pub(crate) async fn calls(&self, callers: usize, time: Duration) -> Result<Done> {
-        let channels: Vec<_> = (0..CONNECTIONS)
-            .map(|_| raw::channel(&self.address))
-            .collect();
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(Caller::connect(&self.address, EXECUTE).await?);
+        }
         let began = Instant::now();
         let mut tasks = JoinSet::new();
         for number in 0..callers {
-            let channel = channels[number % CONNECTIONS].clone();
-            let mut caller = Caller::new(channel).max_decoding_message_size(64 << 20);
+            let caller = connections[number % CONNECTIONS].clone();
             let load = self.clone();
             tasks.spawn(async move {
                 let mut done = Done::default();
                 let mut number = number;
                 while began.elapsed() < time {
-                    load.run(&mut caller, number, &mut done).await?;
+                    load.run(&caller, number, &mut done).await?;
                     number += 1;
                 }
                 anyhow::Ok(done)
@@ -115,11 +116,11 @@ impl Load {
         joined(tasks, began).await
     }
 
-    async fn run(&self, caller: &mut Caller, number: usize, done: &mut Done) -> Result<()> {
+    async fn run(&self, caller: &Caller, number: usize, done: &mut Done) -> Result<()> {
         let began = Instant::now();
-        let answer = caller.execute_workflow(self.start(number)).await?;
+        let answer = caller.call(&self.start(number)).await?;
         done.micros.push(began.elapsed().as_micros() as u64);
-        done.ids.push(completed(answer.into_inner())?);
+        done.ids.push(completed(answer)?);
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl Load {
     }
 
     async fn stream(&self, in_flight: usize, began: Instant, time: Duration) -> Result<Done> {
-        let mut caller = Caller::new(raw::channel(&self.address));
+        let mut caller = OrchestratorServiceClient::new(raw::channel(&self.address));
         let (say, said) = mpsc::channel(in_flight);
         let request = |number: usize| wire::ExecuteWorkflowsRequest {
             request_id: number as u64,

@@ -5,8 +5,10 @@
 //! that nothing was lost or done twice.
 
 mod limits;
+mod caller;
 mod load;
 mod core;
+mod compare;
 mod waiting;
 mod finished;
 mod payloads;
@@ -44,6 +46,10 @@ fn main() -> Result<()> {
         // suite's services are.
         [limits::SERVER_WORD, address] => runtime.block_on(limits::serve(address)),
         [payloads::HOST_WORD, address] => runtime.block_on(payloads::host(address)),
+        [compare::WORD, one, two] => {
+            let folders = [one, two].map(|folder| Path::new(*folder));
+            runtime.block_on(compare::measure(folders))
+        }
         [file, parts @ ..] if parts.iter().all(|part| PARTS.contains(part)) => {
             runtime.block_on(measure(Path::new(file), parts))
         }

@@ -67,13 +67,20 @@ pub struct Process {
 impl Process {
     /// One of the suite's binaries, to run in `directory` and to listen on `address`.
     pub fn new(binary_name: &str, directory: &Path, address: &str) -> Self {
+        Self::of(binary(binary_name), directory, address)
+    }
+
+    /// A program of another folder than the suite's.
+    pub fn of(program: PathBuf, directory: &Path, address: &str) -> Self {
+        let name = program.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
         Self {
-            name: binary_name.to_owned(),
-            program: binary(binary_name),
             arguments: Vec::new(),
             variables: Vec::new(),
             directory: directory.to_owned(),
-            output: directory.join(format!("{binary_name}-{}.out", address.replace(':', "-"))),
+            output: directory.join(format!("{name}-{}.out", address.replace(':', "-"))),
+            name,
+            program,
             address: address.to_owned(),
             child: None,
         }

@@ -7,7 +7,7 @@ use multiagents_client::{Client, Monitor};
 use proto::batch::Stored;
 use tempfile::TempDir;
 
-use crate::process::{Process, free_port};
+use crate::process::{Process, binary, free_port};
 use crate::{record, wait, workflows};
 
 /// A running suite. Its processes end with it; what they wrote is kept when the story fails.
@@ -30,6 +30,7 @@ pub struct SuiteBuilder {
     settings: Vec<(&'static str, String)>,
     variables: Vec<(String, String)>,
     data: Option<PathBuf>,
+    binaries: Option<PathBuf>,
 }
 
 impl SuiteBuilder {
@@ -68,6 +69,13 @@ impl SuiteBuilder {
         self
     }
 
+    /// With the binaries of this folder.
+    #[must_use]
+    pub fn binaries(mut self, folder: &Path) -> Self {
+        self.binaries = Some(folder.to_owned());
+        self
+    }
+
     fn arguments(&self, service: &str) -> Vec<String> {
         let of_service = self.settings.iter().filter(|(name, _)| *name == service);
         of_service
@@ -83,18 +91,25 @@ impl SuiteBuilder {
         let (orchestrator, host, monitor) = (address(), address(), address());
         let data = |name: &str| at.join(name).display().to_string();
         let own = at.join("orchestrator");
+        let process = |name: &str, address: &str| {
+            let program = match &self.binaries {
+                Some(folder) => folder.join(name),
+                None => binary(name),
+            };
+            Process::of(program, at, address)
+        };
         let orchestrator_data = self.data.as_ref().unwrap_or(&own).display().to_string();
         let mut suite = Suite {
-            orchestrator: Process::new("multiagents-orchestrator", at, &orchestrator)
+            orchestrator: process("multiagents-orchestrator", &orchestrator)
                 .arguments(["--listen", &orchestrator])
                 .arguments(["--data-dir", &orchestrator_data])
                 .arguments(self.arguments("orchestrator"))
                 .variables(&self.variables),
-            host: Process::new("multiagents-worker-host", at, &host)
+            host: process("multiagents-worker-host", &host)
                 .arguments(["--listen", &host])
                 .arguments(["--orchestrator", &orchestrator])
                 .arguments(self.arguments("worker-host")),
-            monitor: Process::new("multiagents-monitor", at, &monitor)
+            monitor: process("multiagents-monitor", &monitor)
                 .arguments(["--listen", &monitor])
                 .arguments(["--data-dir", &data("monitor")])
                 .arguments(["--orchestrator", &orchestrator])

@@ -5,15 +5,16 @@
 //! `transaction.proto` says; a test holds it against the generated code.
 
 use prost::Message as _;
-use proto::convert::{to_timestamp, us_to_duration};
 use proto::cursor::Cursor;
 use proto::event::{CarriedCommand, CarriedStep};
-use proto::id::{CommandId, StepName, Time, TransactionId};
+use proto::id::{CommandId, StepName, TransactionId};
 use proto::lifecycle::{self, StepState};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
-use proto::write::{failure, generated, message, number, text, value};
+use proto::write::{
+    bytes, duration, failure, generated, instant, message, number, text, value,
+};
 
 use crate::store::Row;
 
@@ -46,7 +47,7 @@ impl Shown<'_> {
             ..
         } = self;
         let carried = &row.carried;
-        text(out, 1, &row.id.to_string());
+        message(out, 1, |out| row.id.write(out));
         text(out, 2, row.workflow.as_str());
         number(out, 3, carried.start.version.into());
         value(out, 4, carried.state);
@@ -56,9 +57,11 @@ impl Shown<'_> {
                 message(out, 6, |out| step_status(out, row, step, form));
             }
         }
-        instant(out, 7, Some(carried.start_time));
-        instant(out, 8, Some(row.update_time));
-        instant(out, 9, row.ended().then_some(row.update_time));
+        instant(out, 7, carried.start_time);
+        instant(out, 8, row.update_time);
+        if row.ended() {
+            instant(out, 9, row.update_time);
+        }
         failure(out, 10, carried.failure.as_ref());
         if let Some(step) = &carried.failed_step {
             text(out, 11, step.as_str());
@@ -132,33 +135,38 @@ fn command_status(
         undo: command.undo,
         attempt: command.attempt,
     };
-    text(out, 1, &id.text());
+    message(out, 1, |out| id.write(out));
     number(out, 2, command.attempt.into());
     value(out, 3, command.stage);
     if let Some(host) = &command.host {
         text(out, 4, host.as_str());
     }
-    instant(out, 5, Some(command.queued));
-    instant(out, 6, command.dispatched);
-    instant(out, 7, command.picked_up);
-    instant(out, 8, command.processing);
-    instant(out, 9, command.ended);
+    let instants = [
+        (5, Some(command.queued)),
+        (6, command.dispatched),
+        (7, command.picked_up),
+        (8, command.processing),
+        (9, command.ended),
+    ];
+    for (tag, time) in instants {
+        if let Some(time) = time {
+            instant(out, tag, time);
+        }
+    }
     if command.ended.is_some() {
-        generated(out, 10, &us_to_duration(command.timing.wait_us));
-        generated(out, 11, &us_to_duration(command.timing.run_us));
+        duration(out, 10, command.timing.wait_us);
+        duration(out, 11, command.timing.run_us);
     }
     failure(out, 12, command.failure.as_ref());
 }
 
 fn payload_of(out: &mut Vec<u8>, tag: u32, payload: &Payload, form: wire::PayloadForm) {
-    if let Payload::Held(bytes) = payload {
-        generated(out, tag, &payload::to_wire(bytes, form));
-    }
-}
-
-fn instant(out: &mut Vec<u8>, tag: u32, time: Option<Time>) {
-    if let Some(time) = time {
-        generated(out, tag, &to_timestamp(time));
+    match payload {
+        Payload::Held(json) if form == wire::PayloadForm::Json => {
+            message(out, tag, |out| bytes(out, 2, json));
+        }
+        Payload::Held(json) => generated(out, tag, &payload::to_wire(json, form)),
+        _ => {}
     }
 }
 
@@ -168,8 +176,9 @@ mod tests {
 
     use std::sync::Arc;
 
+    use proto::convert::{to_timestamp, us_to_duration};
     use proto::event::{Cancel, Carried, Failure, Start, Timing};
-    use proto::id::{HostId, WorkflowName};
+    use proto::id::{HostId, Time, WorkflowName};
     use proto::lifecycle::{Stage, TransactionState};
 
     use super::*;

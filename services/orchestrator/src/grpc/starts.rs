@@ -13,7 +13,7 @@ use proto::id::{TransactionId, WorkflowName, check_name, shown};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::Workflow;
-use proto::write::{message, number, text};
+use proto::write::{message, number};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::codec::EncodeBuf;
@@ -67,7 +67,7 @@ impl Executed {
             cursor: self.cursor,
             form: self.form,
         };
-        text(out, 1, &self.row.id.to_string());
+        message(out, 1, |out| self.row.id.write(out));
         message(out, 2, |out| shown.write(out));
         number(out, 3, self.existing.into());
     }

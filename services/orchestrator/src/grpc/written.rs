@@ -121,7 +121,8 @@ where
     type Decoder = ProstDecoder<U>;
 
     fn encoder(&mut self) -> Writer<T> {
-        Writer(Vec::new(), PhantomData)
+        // Most answers fit.
+        Writer(Vec::with_capacity(2 << 10), PhantomData)
     }
 
     fn decoder(&mut self) -> ProstDecoder<U> {

@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::convert::us_to_duration;
 use proto::id::CommandId;
 use proto::wire;
 use proto::write;
@@ -62,9 +61,9 @@ impl HostMessage {
     pub(crate) fn command(&mut self, outgoing: &Outgoing) {
         let command = &mut self.scratch;
         command.clear();
-        write::text(command, 1, &outgoing.id.text());
+        write::message(command, 1, |out| outgoing.id.write(out));
         write::text(command, 2, outgoing.worker.as_str());
-        write::generated(command, 4, &us_to_duration(outgoing.timeout_us));
+        write::duration(command, 4, outgoing.timeout_us);
         write::number(command, 5, outgoing.id.attempt.into());
         if let Some(undo) = &outgoing.undo {
             write::message(command, 6, |out| {
@@ -96,7 +95,7 @@ impl HostMessage {
     /// Adds the request to stop a command.
     pub(crate) fn cancel(&mut self, command: &CommandId) {
         write::message(&mut self.filling, 3, |out| {
-            write::text(out, 1, &command.text());
+            write::message(out, 1, |out| command.write(out));
         });
     }
 
@@ -114,6 +113,7 @@ impl HostMessage {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
+    use proto::convert::us_to_duration;
     use proto::event::Failure;
     use proto::id::{StepName, TransactionId, WorkerName, WorkflowName};
 
