@@ -12,9 +12,7 @@ use proto::lifecycle::{self, StepState};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
-use proto::write::{
-    bytes, duration, failure, generated, instant, message, number, text, value,
-};
+use proto::write::{bytes, duration, failure, generated, instant, message, number, text, value};
 
 use crate::store::Row;
 
