@@ -1,10 +1,11 @@
-//! Unary calls straight over HTTP/2. A load generator shares the machine with what it measures: a
-//! generated client would take half as much of it again for itself.
+//! Calls straight over HTTP/2. A load generator shares the machine with what it measures: a generated
+//! client would take twice as much of it for itself.
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{Method, Request, Uri, Version};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::Message;
 use tokio::net::TcpStream;
 
@@ -38,7 +39,21 @@ impl Caller {
     }
 
     /// Calls, and gives the answer.
-    pub(crate) async fn call<T: Message + Default>(&self, message: &impl Message) -> Result<T> {
+    pub(crate) async fn call<T: Message + Default>(&self, message: impl Message) -> Result<T> {
+        let mut stream = self.open([message], true).await?;
+        let mut answer = None;
+        while let Some(messages) = stream.hear().await? {
+            answer = messages.into_iter().next().or(answer);
+        }
+        Ok(T::decode(answer.context("an answer without a message")?)?)
+    }
+
+    /// Calls a method with messages, after which there are no more or [`Stream::say`] says them.
+    pub(crate) async fn open(
+        &self,
+        messages: impl IntoIterator<Item = impl Message>,
+        whole: bool,
+    ) -> Result<Stream> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(self.method.clone())
@@ -48,32 +63,74 @@ impl Caller {
             .body(())?;
         let mut connection = self.connection.clone().ready().await?;
         let (answer, mut said) = connection.send_request(request, false)?;
-        said.send_data(framed(message)?, true)?;
-        let (head, mut body) = answer.await?.into_parts();
-        let mut bytes = BytesMut::new();
-        while let Some(more) = body.data().await {
-            let more = more?;
-            body.flow_control().release_capacity(more.len())?;
-            bytes.extend_from_slice(&more);
-        }
-        // A refusal has its status in the head.
-        let trailers = body.trailers().await?.unwrap_or(head.headers);
-        let status = trailers.get("grpc-status").context("no status")?;
-        ensure!(
-            status == "0",
-            "refused with {status:?}: {:?}",
-            trailers.get("grpc-message")
-        );
-        ensure!(bytes.len() >= PREFIX_BYTES, "an answer without a message");
-        Ok(T::decode(bytes.split_off(PREFIX_BYTES))?)
+        said.send_data(framed(messages)?, whole)?;
+        let (head, heard) = answer.await?.into_parts();
+        Ok(Stream {
+            said,
+            head: head.headers,
+            heard,
+            bytes: BytesMut::new(),
+        })
     }
 }
 
-fn framed(message: &impl Message) -> Result<Bytes> {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(length)?);
-    message.encode(&mut bytes)?;
+/// A call under way.
+pub(crate) struct Stream {
+    said: SendStream<Bytes>,
+    head: HeaderMap,
+    heard: RecvStream,
+    bytes: BytesMut,
+}
+
+impl Stream {
+    /// Says more.
+    pub(crate) fn say(&mut self, messages: impl IntoIterator<Item = impl Message>) -> Result<()> {
+        Ok(self.said.send_data(framed(messages)?, false)?)
+    }
+
+    /// The messages that came next, or none where it ended well.
+    pub(crate) async fn hear(&mut self) -> Result<Option<Vec<Bytes>>> {
+        let mut messages = Vec::new();
+        while messages.is_empty() {
+            let Some(more) = self.heard.data().await else {
+                self.check_status().await?;
+                return Ok(None);
+            };
+            let more = more?;
+            self.heard.flow_control().release_capacity(more.len())?;
+            self.bytes.extend_from_slice(&more);
+            while let Some(length) = self.bytes.get(1..PREFIX_BYTES) {
+                let end = PREFIX_BYTES + u32::from_be_bytes(length.try_into()?) as usize;
+                if self.bytes.len() < end {
+                    break;
+                }
+                let mut message = self.bytes.split_to(end);
+                message.advance(PREFIX_BYTES);
+                messages.push(message.freeze());
+            }
+        }
+        Ok(Some(messages))
+    }
+
+    async fn check_status(&mut self) -> Result<()> {
+        // A refusal has its status in the head.
+        let trailers = self.heard.trailers().await?;
+        let trailers = trailers.as_ref().unwrap_or(&self.head);
+        let status = trailers.get("grpc-status").context("no status")?;
+        let message = trailers.get("grpc-message");
+        ensure!(status == "0", "refused with {status:?}: {message:?}");
+        Ok(())
+    }
+}
+
+fn framed(messages: impl IntoIterator<Item = impl Message>) -> Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    for message in messages {
+        let length = message.encoded_len();
+        bytes.reserve(PREFIX_BYTES + length);
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(length)?);
+        message.encode(&mut bytes)?;
+    }
     Ok(bytes.freeze())
 }

@@ -174,7 +174,7 @@ async fn unary_rate(address: &str) -> Result<f64> {
         tasks.spawn(async move {
             let mut count = 0_u64;
             while Instant::now() < until {
-                let _: HealthCheckResponse = caller.call(&HealthCheckRequest::default()).await?;
+                let _: HealthCheckResponse = caller.call(HealthCheckRequest::default()).await?;
                 count += 1;
             }
             anyhow::Ok(count)

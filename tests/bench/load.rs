@@ -6,18 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use multiagents_client::{Client, Start};
+use prost::Message as _;
 use proto::batch;
 use proto::event::{CommandEvent, Kind, TransactionEvent};
 use proto::id::TransactionId;
 use proto::wire;
-use proto::wire::execute_workflows_response::Answer;
-use proto::wire::orchestrator_service_client::OrchestratorServiceClient;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tests::raw;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::caller::Caller;
 
@@ -28,6 +24,32 @@ const STREAMS: usize = 2;
 const WAIT: Duration = Duration::from_secs(60);
 
 const EXECUTE: &str = "/multiagents.v1.OrchestratorService/ExecuteWorkflow";
+const EXECUTE_MANY: &str = "/multiagents.v1.OrchestratorService/ExecuteWorkflows";
+
+/// What is read of an `ExecuteWorkflowsResponse`; all of it is looked at in the log.
+#[derive(prost::Message)]
+struct Heard {
+    #[prost(message, optional, tag = "2")]
+    started: Option<Executed>,
+    #[prost(message, optional, tag = "3")]
+    ended: Option<Executed>,
+}
+
+/// What is read of an `ExecuteWorkflowResponse`.
+#[derive(prost::Message)]
+struct Executed {
+    #[prost(string, tag = "1")]
+    transaction_id: String,
+    #[prost(message, optional, tag = "2")]
+    transaction: Option<Standing>,
+}
+
+/// What is read of a `Transaction`.
+#[derive(prost::Message)]
+struct Standing {
+    #[prost(enumeration = "wire::TransactionState", tag = "4")]
+    state: i32,
+}
 
 /// What is started again and again.
 #[derive(Clone)]
@@ -118,7 +140,7 @@ impl Load {
 
     async fn run(&self, caller: &Caller, number: usize, done: &mut Done) -> Result<()> {
         let began = Instant::now();
-        let answer = caller.call(&self.start(number)).await?;
+        let answer = caller.call(self.start(number)).await?;
         done.micros.push(began.elapsed().as_micros() as u64);
         done.ids.push(completed(answer)?);
         Ok(())
@@ -136,33 +158,33 @@ impl Load {
     }
 
     async fn stream(&self, in_flight: usize, began: Instant, time: Duration) -> Result<Done> {
-        let mut caller = OrchestratorServiceClient::new(raw::channel(&self.address));
-        let (say, said) = mpsc::channel(in_flight);
+        let caller = Caller::connect(&self.address, EXECUTE_MANY).await?;
         let request = |number: usize| wire::ExecuteWorkflowsRequest {
             request_id: number as u64,
             start: Some(self.start(number)),
         };
-        for number in 0..in_flight {
-            say.send(request(number)).await?;
-        }
-        let answers = caller.execute_workflows(ReceiverStream::new(said)).await?;
-        let mut answers = answers.into_inner();
+        let mut stream = caller.open((0..in_flight).map(request), false).await?;
         let (mut next, mut open) = (in_flight, in_flight);
         let mut done = Done::default();
         while open > 0 {
-            let message = answers.message().await?.context("the stream ended")?;
-            match message.answer {
-                Some(Answer::Started(_)) => {}
-                Some(Answer::Ended(ended)) => {
-                    done.ids.push(completed(ended)?);
-                    if began.elapsed() < time {
-                        say.send(request(next)).await?;
-                        next += 1;
-                    } else {
-                        open -= 1;
-                    }
+            let before = done.ids.len();
+            for message in stream.hear().await?.context("the stream ended")? {
+                match Heard::decode(message)? {
+                    Heard {
+                        ended: Some(ended), ..
+                    } => done.ids.push(completed(ended)?),
+                    Heard {
+                        started: Some(_), ..
+                    } => {}
+                    _ => anyhow::bail!("a start was refused"),
                 }
-                other => anyhow::bail!("a start was answered with {other:?}"),
+            }
+            let ended = done.ids.len() - before;
+            if ended > 0 && began.elapsed() < time {
+                stream.say((next..next + ended).map(request))?;
+                next += ended;
+            } else {
+                open -= ended;
             }
         }
         Ok(done)
@@ -178,7 +200,7 @@ async fn joined(mut tasks: JoinSet<Result<Done>>, began: Instant) -> Result<Done
     Ok(all)
 }
 
-fn completed(answer: wire::ExecuteWorkflowResponse) -> Result<String> {
+fn completed(answer: Executed) -> Result<String> {
     let state = answer.transaction.context("no transaction")?.state();
     ensure!(
         state == wire::TransactionState::Completed,
