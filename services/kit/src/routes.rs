@@ -1,11 +1,11 @@
 //! The gRPC services of a server, found by name.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;

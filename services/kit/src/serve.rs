@@ -339,6 +339,8 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
+        // Nobody reads it of an answer to a call.
+        .auto_date_header(false)
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_header_list_size(limits.header_list_bytes_max)
         .max_pending_accept_reset_streams(limits.pending_reset_streams_max)
