@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test sim chaos bench lint fmt proto baseline have-build have-python have-node have-nextest venv buf
+.PHONY: help run demo test sim chaos bench compare lint fmt proto baseline have-build have-python have-node have-nextest venv buf
 
 # Where cargo builds; everything that these verbs install for themselves goes there too.
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -53,6 +53,10 @@ chaos: have-build have-nextest ## Break real processes and files; CHAOS_ROUNDS=â
 bench: have-build ## Measure beside the machine's own limits; ONLY=core or other parts; writes target/bench.json.
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET)/release/bench $(TARGET)/bench.json $(ONLY)
+
+compare: have-build ## Measure the build whose binaries are in the folder AGAINST, and this one, in turns.
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET)/release/bench compare $(AGAINST) $(TARGET)/release
 
 lint: have-build have-node buf ## Check format, lints, contracts and dependencies.
 	$(CARGO) fmt --all --check

@@ -54,7 +54,8 @@ fn main() -> Result<()> {
             runtime.block_on(measure(Path::new(file), parts))
         }
         _ => anyhow::bail!(
-            "usage: bench FILE [PART…]; FILE gets the figures as JSON, PART is one of {}",
+            "usage: bench FILE [PART…], or bench compare FOLDER FOLDER; FILE gets the figures as JSON, \
+             PART is one of {}, FOLDER has a build's binaries",
             PARTS.join(", ")
         ),
     }
