@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use proto::batch::Stored;
 use proto::event::Kind;
 use proto::lifecycle::{TransactionState, is_end, state_after};
 use serde::{Deserialize, Serialize};
@@ -61,55 +62,63 @@ impl Fold for Traces {
             return;
         };
         for stored in &events.events {
-            let time_us = stored.event.time.0;
-            let minute = time_us.div_euclid(MINUTE_US);
+            let minute = stored.event.time.0.div_euclid(MINUTE_US);
             if !self.minutes.contains_key(&minute) {
                 Arc::make_mut(&mut self.minutes).insert(minute, entry.record);
             }
-            let (id, state) = match &stored.event.kind {
-                Kind::Transaction { id, what, .. } => (id.0, state_after(what)),
-                Kind::Command { id, .. } => (id.0, None),
-                Kind::OrchestratorStarted { .. }
-                | Kind::WorkflowRegistered(_)
-                | Kind::Host { .. }
-                | Kind::ResultRefused { .. }
-                | Kind::SystemSampled { .. } => continue,
-            };
-            self.seen(id, state, entry.record, time_us);
+        }
+        // What one result leads to stands together, and its transaction is looked up once.
+        let transaction = |stored: &Stored| stored.event.transaction();
+        for run in (events.events).chunk_by(|one, next| transaction(one) == transaction(next)) {
+            if let Some(id) = run.first().and_then(transaction) {
+                self.seen(id.0, run, entry.record);
+            }
         }
         self.leave(settings.ended_traces_max);
     }
 }
 
+/// What an event makes of its transaction.
+fn state_of(stored: &Stored) -> Option<TransactionState> {
+    match &stored.event.kind {
+        Kind::Transaction { what, .. } => state_after(what),
+        _ => None,
+    }
+}
+
 impl Traces {
-    fn seen(&mut self, id: Id, state: Option<TransactionState>, record: u64, time_us: i64) {
+    /// Takes in events of one transaction that follow one another.
+    fn seen(&mut self, id: Id, run: &[Stored], record: u64) {
         let part = self.table.part(&id);
         let trace = part.entry(id).or_insert_with(|| {
             self.live += 1;
+            let first = run.first().and_then(state_of);
             Trace {
-                partial: state != Some(TransactionState::Pending),
+                partial: first != Some(TransactionState::Pending),
                 ..Trace::default()
             }
         });
         if trace.places.last() != Some(&record) {
             trace.places.push(record);
         }
-        trace.last_us = trace.last_us.max(time_us);
-        let Some(state) = state else {
-            return;
-        };
-        match (trace.ended, is_end(state)) {
-            (false, true) => {
-                trace.ended = true;
-                self.live -= 1;
-                Arc::make_mut(&mut self.ended).push_back(id);
+        for stored in run {
+            trace.last_us = trace.last_us.max(stored.event.time.0);
+            let Some(state) = state_of(stored) else {
+                continue;
+            };
+            match (trace.ended, is_end(state)) {
+                (false, true) => {
+                    trace.ended = true;
+                    self.live -= 1;
+                    Arc::make_mut(&mut self.ended).push_back(id);
+                }
+                (true, false) => {
+                    // A retry opened a new run; its place in the order of ends is void.
+                    trace.ended = false;
+                    self.live += 1;
+                }
+                (false, false) | (true, true) => {}
             }
-            (true, false) => {
-                // A retry opened a new run; its place in the order of ends is void.
-                trace.ended = false;
-                self.live += 1;
-            }
-            (false, false) | (true, true) => {}
         }
     }
 
