@@ -12,8 +12,7 @@
 //! It must never be kinder than the world, know more than its observer reads, or do by itself what the
 //! driver does. `make sim SEED=…` repeats a seed, `make sim SIM_SECONDS=…` tries fresh ones.
 //!
-//! That it bites: each of these was planted by hand, one at a time, and seeds tried from 0 upwards. The
-//! counts are of the first version; trims and flips of bits have become more frequent since.
+//! That it bites: each of these was planted by hand, one at a time, and seeds tried from 0 upwards.
 //!
 //! | planted | found after |
 //! |---|---|
@@ -23,7 +22,7 @@
 //! | fence: a result counts whoever sends it (`engine/result.rs`) | 7 seeds |
 //! | trim: what is being compensated is not carried | 17 seeds |
 //! | state.db: the replay passes over the first event after `applied` | 1 seed |
-//! | segments: each sixteenth batch is not synced | 20 seeds |
+//! | segments: each sixteenth batch is not synced | 22 seeds |
 //!
 //! What it found by itself: a stream that broke took with it the heartbeats that the sessions' table had
 //! not heard of, so a lease could lapse early (seed 0), and a flipped bit in a row of state.db was read as
