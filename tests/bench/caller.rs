@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 /// What stands before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 const WINDOW_BYTES: u32 = 8 << 20;
+/// A large answer comes in one piece then, rather than in one for each 16 KiB.
+const FRAME_BYTES: u32 = 256 << 10;
 
 /// One method over one connection, which others may use as well.
 #[derive(Clone)]
@@ -28,6 +30,7 @@ impl Caller {
         let (connection, driving) = h2::client::Builder::new()
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
             .handshake(stream)
             .await?;
         // What breaks it, every call hears.
@@ -69,7 +72,7 @@ impl Caller {
             said,
             head: head.headers,
             heard,
-            bytes: BytesMut::new(),
+            begun: BytesMut::new(),
         })
     }
 }
@@ -79,7 +82,8 @@ pub(crate) struct Stream {
     said: SendStream<Bytes>,
     head: HeaderMap,
     heard: RecvStream,
-    bytes: BytesMut,
+    /// The beginning of a message that came in pieces.
+    begun: BytesMut,
 }
 
 impl Stream {
@@ -98,18 +102,36 @@ impl Stream {
             };
             let more = more?;
             self.heard.flow_control().release_capacity(more.len())?;
-            self.bytes.extend_from_slice(&more);
-            while let Some(length) = self.bytes.get(1..PREFIX_BYTES) {
-                let end = PREFIX_BYTES + u32::from_be_bytes(length.try_into()?) as usize;
-                if self.bytes.len() < end {
-                    break;
-                }
-                let mut message = self.bytes.split_to(end);
-                message.advance(PREFIX_BYTES);
-                messages.push(message.freeze());
-            }
+            self.sort(more, &mut messages)?;
         }
         Ok(Some(messages))
+    }
+
+    /// Takes the messages out of what came. One that came whole is not copied, and one that came in
+    /// pieces only once, into room for all of it.
+    fn sort(&mut self, mut more: Bytes, messages: &mut Vec<Bytes>) -> Result<()> {
+        while !more.is_empty() {
+            let end = message_end(match self.begun.is_empty() {
+                true => &more,
+                false => &self.begun,
+            })?;
+            // Without a whole prefix, that comes first.
+            let missing = end.unwrap_or(PREFIX_BYTES) - self.begun.len();
+            let piece = more.split_to(missing.min(more.len()));
+            let mut message = if self.begun.is_empty() && end == Some(piece.len()) {
+                piece
+            } else {
+                self.begun.reserve(missing);
+                self.begun.extend_from_slice(&piece);
+                if message_end(&self.begun)? != Some(self.begun.len()) {
+                    continue;
+                }
+                self.begun.split().freeze()
+            };
+            message.advance(PREFIX_BYTES);
+            messages.push(message);
+        }
+        Ok(())
     }
 
     async fn check_status(&mut self) -> Result<()> {
@@ -121,6 +143,15 @@ impl Stream {
         ensure!(status == "0", "refused with {status:?}: {message:?}");
         Ok(())
     }
+}
+
+/// Where the message ends that begins here, if its prefix is there.
+fn message_end(bytes: &[u8]) -> Result<Option<usize>> {
+    let Some(length) = bytes.get(1..PREFIX_BYTES) else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(length.try_into()?);
+    Ok(Some(PREFIX_BYTES + length as usize))
 }
 
 fn framed(messages: impl IntoIterator<Item = impl Message>) -> Result<Bytes> {

@@ -1,5 +1,5 @@
 //! Two builds beside each other, on a machine that is never twice the same: a suite of each, and the
-//! load goes to one and the other in turns, so that whatever disturbs one disturbs both.
+//! load goes to one and the other in turns.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use tests::Suite;
 
 use crate::core::{IN_FLIGHT, LOAD_WARM_UP, three_noops, timed, unmonitored};
 use crate::load::Done;
+use crate::turns::{TURN, alternate, median, ratio};
 
 /// The argument that asks for it.
 pub(crate) const WORD: &str = "compare";
-const TURN: Duration = Duration::from_millis(1_500);
-const TURNS: usize = 12;
 /// In a turn in which one follows the other.
 const ONES: usize = 600;
 
@@ -43,14 +42,11 @@ pub(crate) async fn measure(folders: [&Path; 2]) -> Result<()> {
         ("calls", Kind::Calls),
         ("one at a time", Kind::OneAtATime),
     ] {
-        let mut turns = [Vec::new(), Vec::new()];
-        for turn in 0..TURNS {
-            // Neither always follows the other.
-            for at in if turn % 2 == 0 { [0, 1] } else { [1, 0] } {
-                let (done, each) = timed(&suites[at], run(&suites[at], kind, TURN)).await?;
-                turns[at].push((done.per_second(), each));
-            }
-        }
+        let turns = alternate(async |at| {
+            let (done, each) = timed(&suites[at], run(&suites[at], kind, TURN)).await?;
+            Ok((done.per_second(), each))
+        })
+        .await?;
         println!("{what}:");
         for (folder, turns) in folders.iter().zip(&turns) {
             let part = |at: usize| median(turns.iter().map(|(_, each)| each[at]));
@@ -64,11 +60,11 @@ pub(crate) async fn measure(folders: [&Path; 2]) -> Result<()> {
                 folder.display()
             );
         }
-        let pairs = || turns[0].iter().zip(&turns[1]);
+        let [first, second] = &turns;
         println!(
             "  second over first, pair by pair: rate {:.3}, processor time {:.3}",
-            median(pairs().map(|(one, two)| two.0 / one.0)),
-            median(pairs().map(|(one, two)| two.1.iter().sum::<f64>() / one.1.iter().sum::<f64>())),
+            ratio(second, first, |(rate, _)| *rate),
+            ratio(second, first, |(_, each)| each.iter().sum()),
         );
     }
     Ok(())
@@ -81,10 +77,4 @@ async fn run(suite: &Suite, kind: Kind, time: Duration) -> Result<Done> {
         Kind::Calls => load.calls(IN_FLIGHT, time).await,
         Kind::OneAtATime => load.one_at_a_time(ONES).await,
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! The path of every transaction: a workflow of three steps that do nothing, one at a time and two
 //! hundred in flight, on real processes; and what it leaves on disk.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{Suite, SuiteBuilder};
@@ -9,6 +9,7 @@ use tests::{Suite, SuiteBuilder};
 use crate::load::{Done, Load, check, object};
 use crate::processes;
 use crate::report::Report;
+use crate::turns::{TURN, alternate, median, ratio};
 
 pub(crate) const INPUT_BYTES: usize = 100;
 const WARM_UP: usize = 300;
@@ -91,17 +92,60 @@ pub(crate) async fn load(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The same load while the monitor follows live.
+/// The same load while the monitor follows live, in turns with a suite that has none.
+///
+/// A turn of the first lasts until the monitor has caught up: one that only postpones its work gains
+/// nothing by it, and does not work off what is left in the other's turn.
 pub(crate) async fn monitored(report: &mut Report) -> Result<()> {
-    let suite = Suite::start().await;
-    let load = three_noops(&suite);
-    let warm = load.calls(IN_FLIGHT, LOAD_WARM_UP).await?;
+    let with = Suite::start().await;
+    let without = unmonitored().start().await;
+    let mut warm = Vec::new();
+    for suite in [&with, &without] {
+        warm.push(three_noops(suite).calls(IN_FLIGHT, LOAD_WARM_UP).await?);
+    }
+    with.monitor_caught_up().await;
     rustix::fs::sync();
-    let done = load.calls(IN_FLIGHT, LOAD_TIME).await?;
-    let rate = done.per_second();
-    report.add("workflows_per_second_200_monitored", rate, "1/s");
+    let mut behind = Vec::new();
+    let turns = alternate(async |at| match at {
+        0 => {
+            let mut done = three_noops(&with).calls(IN_FLIGHT, TURN).await?;
+            let late = catching_up(&with).await;
+            behind.push(late.as_secs_f64() * 1e3);
+            done.elapsed += late;
+            Ok(done)
+        }
+        _ => three_noops(&without).calls(IN_FLIGHT, TURN).await,
+    })
+    .await?;
+    let [followed, alone] = &turns;
+    let rate = |turns: &[Done]| median(turns.iter().map(Done::per_second));
+    report.add("workflows_per_second_200_monitored", rate(followed), "1/s");
+    report.add(
+        "monitored_ratio",
+        ratio(followed, alone, Done::per_second),
+        "",
+    );
+    eprintln!(
+        "  beside it, without a monitor: {:.0} 1/s; to catch up after a turn took {:.1} ms, at most {:.1} ms",
+        rate(alone),
+        median(behind.iter().copied()),
+        behind.iter().copied().fold(0.0, f64::max)
+    );
+    for ((suite, warm), turns) in [&with, &without].into_iter().zip(&warm).zip(&turns) {
+        let done: Vec<_> = std::iter::once(warm).chain(turns).collect();
+        check(&suite.client(), &done, 3).await?;
+    }
+    Ok(())
+}
+
+/// How long the monitor takes to have all that is in the log. To ask it takes a while too, which a
+/// second time, when there is nothing to wait for, shows.
+async fn catching_up(suite: &Suite) -> Duration {
+    let began = Instant::now();
     suite.monitor_caught_up().await;
-    check(&suite.client(), &[&warm, &done], 3).await
+    let caught_up = Instant::now();
+    suite.monitor_caught_up().await;
+    (caught_up - began).saturating_sub(caught_up.elapsed())
 }
 
 /// How many seconds the log has spent on appends, syncs included.

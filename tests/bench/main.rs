@@ -7,6 +7,7 @@
 mod limits;
 mod caller;
 mod load;
+mod turns;
 mod core;
 mod compare;
 mod waiting;

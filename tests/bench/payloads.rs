@@ -22,10 +22,9 @@ const IN_FLIGHT: usize = 32;
 /// Offers a worker whose results are large, until it is killed.
 pub(crate) async fn host(address: &str) -> Result<()> {
     let result = RawValue::from_string(String::from_utf8(object(PAYLOAD_BYTES).into())?)?;
-    let worker = Worker::new(WORKER, move |_| {
-        let result = result.clone();
-        async move { Ok(result) }
-    });
+    // It is needed until the process ends; shared like this, no answer copies it first.
+    let result: &RawValue = Box::leak(result);
+    let worker = Worker::new(WORKER, move |_| async move { Ok(result) });
     let host = Host::builder(address).worker(worker, IN_FLIGHT as u32);
     host.run(CancellationToken::new()).await?;
     Ok(())
