@@ -9,13 +9,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::OpenError;
+use crate::ahead::Ahead;
 use crate::disk::Disk;
 use crate::head::{Head, Mark};
 use crate::record::genesis;
 use crate::recovery::{Survey, repair};
 use crate::segment::{FIRST_RECORD, Opening, Segment, file_name};
 use crate::segments::{LOCK_NAME, Options, Sync};
-use crate::upkeep::{Ahead, NEXT_NAME};
+use crate::upkeep::NEXT_NAME;
 
 /// A new log: HEAD first, so that segments without one are always damage.
 pub(crate) fn create(

@@ -6,11 +6,23 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+/// What a write past the page cache keeps to, in memory and in the file: no file system asks for
+/// more.
+const BLOCK_BYTES: usize = 4096;
+/// A write of so many whole blocks goes past the page cache: copying it there, and writing it
+/// back from there, costs more than waiting for the disk.
+pub(crate) const DIRECT_BYTES_MIN: usize = 256 * 1024;
+/// Whatever is so long goes past the page cache, wherever it begins, if its address and its
+/// position agree (see [`address_padding`]).
+pub(crate) const LARGE_BYTES_MIN: usize = DIRECT_BYTES_MIN + BLOCK_BYTES;
 
 /// A directory of files.
 pub trait Disk: Send + std::marker::Sync {
@@ -89,6 +101,22 @@ pub(crate) fn write_whole(
     Ok(())
 }
 
+/// How many of the bytes at `position` lie before the first block boundary after it; at least one.
+pub(crate) fn until_next_block(position: u64) -> usize {
+    // The remainder is less than a block.
+    BLOCK_BYTES - (position % BLOCK_BYTES as u64) as usize
+}
+
+/// Makes `buffer` ready for `length` bytes that will be written at `position`, and fills it up to
+/// where they are to begin: there, memory is as far from a block boundary as the file is.
+pub(crate) fn address_padding(buffer: &mut Vec<u8>, length: usize, position: u64) {
+    buffer.clear();
+    buffer.reserve(length + BLOCK_BYTES);
+    let address = buffer.as_ptr().addr() as u64;
+    let padding = position.wrapping_sub(address) % BLOCK_BYTES as u64;
+    buffer.resize(padding as usize, 0);
+}
+
 /// Whether an error says that there is no room, which is refused and not fatal.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
@@ -146,13 +174,12 @@ impl Disk for RealDisk {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.handle(name, OpenOptions::new().create(true).truncate(true))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(
-            self.handle(name, &mut OpenOptions::new())?,
-        )))
+        let file = self.handle(name, &mut OpenOptions::new())?;
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -190,16 +217,51 @@ impl Disk for RealDisk {
 
 /// Opens a file of the file system for reading alone.
 pub fn read_only(path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-    Ok(Arc::new(RealFile(File::open(path)?)))
+    Ok(Arc::new(RealFile::new(File::open(path)?)))
 }
 
-struct RealFile(File);
+/// A file of the file system. Long writes go past the page cache where that is possible; a sync
+/// of the handle makes durable what was written either way.
+struct RealFile {
+    file: File,
+    /// The file system does not take writes past the page cache.
+    cached_only: AtomicBool,
+}
+
+impl RealFile {
+    fn new(file: File) -> RealFile {
+        RealFile {
+            file,
+            cached_only: AtomicBool::new(false),
+        }
+    }
+
+    /// Writes whole blocks past the page cache, or through it for good where the file system does
+    /// not do that. The handle lives no longer than the write, so that a log of many segments does
+    /// not keep two for each. It is opened by the file's number, since its name may be another by
+    /// now.
+    fn write_direct(&self, blocks: &[u8], position: u64) -> io::Result<usize> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        if let Ok(direct) = rustix::fs::open(path, flags, Mode::empty()) {
+            match File::from(direct).write_at(blocks, position) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                result => return result,
+            }
+        }
+        self.cached_only.store(true, Ordering::Relaxed);
+        self.file.write_at(blocks, position)
+    }
+}
 
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
         let mut read = 0;
         while read < buffer.len() {
-            match self.0.read_at(&mut buffer[read..], position + read as u64) {
+            match self
+                .file
+                .read_at(&mut buffer[read..], position + read as u64)
+            {
                 Ok(0) => break,
                 Ok(more) => read += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -210,18 +272,145 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, position)
+        let head = until_next_block(position) % BLOCK_BYTES;
+        let (blocks, _) = bytes.get(head..).unwrap_or_default().as_chunks();
+        let blocks = <[[u8; BLOCK_BYTES]]>::as_flattened(blocks);
+        let long = blocks.len() >= DIRECT_BYTES_MIN;
+        let agrees = blocks.as_ptr().addr().is_multiple_of(BLOCK_BYTES);
+        if !long || !agrees || self.cached_only.load(Ordering::Relaxed) {
+            return self.file.write_at(bytes, position);
+        }
+        // Each block is written one way alone: what comes before the first whole one goes first,
+        // and whoever writes the rest comes back.
+        if head > 0 {
+            return self.file.write_at(&bytes[..head], position);
+        }
+        self.write_direct(blocks, position)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::simulated::Random;
+
+    fn noise(length: usize, seed: u64) -> Vec<u8> {
+        let mut random = Random(seed);
+        (0..length).map(|_| random.next() as u8).collect()
+    }
+
+    /// `bytes` behind an address padding for `position` that is `off` by so much.
+    fn placed(bytes: &[u8], position: u64, off: u64) -> (Vec<u8>, usize) {
+        let mut buffer = Vec::new();
+        address_padding(&mut buffer, bytes.len(), position + off);
+        let start = buffer.len();
+        buffer.extend_from_slice(bytes);
+        (buffer, start)
+    }
+
+    #[test]
+    fn behind_its_padding_memory_agrees_with_the_file() {
+        let mut buffer = Vec::new();
+        for position in [0, 8, 512, 4088, 4096, 4104, 5_000_000_008] {
+            address_padding(&mut buffer, 100_000, position);
+            let (start, before) = (buffer.len(), buffer.as_ptr());
+            buffer.resize(start + 100_000, 1);
+            assert_eq!(buffer.as_ptr(), before, "what follows moves nothing");
+            let address = buffer[start..].as_ptr().addr() as u64;
+            assert_eq!(address % 4096, position % 4096);
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_at_any_length_position_and_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(directory.path()).unwrap();
+        let file = disk.create("file").unwrap();
+        let mut expected = noise(700_000, 1);
+        write_whole(&*file, &expected, 0).unwrap();
+        disk.rename("file", "renamed").unwrap();
+        let mut seed = 1;
+        for length in [
+            4096,
+            DIRECT_BYTES_MIN - 1,
+            DIRECT_BYTES_MIN,
+            LARGE_BYTES_MIN,
+            1_300_001,
+        ] {
+            for position in [0, 1, 8, 511, 4095, 4096, 4097, 600_000, 2_000_000] {
+                for off in [0, 1, 8] {
+                    seed += 1;
+                    let bytes = noise(length, seed);
+                    let (buffer, start) = placed(&bytes, position, off);
+                    write_whole(&*file, &buffer[start..], position).unwrap();
+                    let end = position as usize + length;
+                    expected.resize(expected.len().max(end), 0);
+                    expected[position as usize..end].copy_from_slice(&bytes);
+                    let mut found = vec![0; expected.len() + 1];
+                    assert_eq!(file.read_at(&mut found, 0).unwrap(), expected.len());
+                    assert!(
+                        found[..expected.len()] == expected,
+                        "{length} at {position}, {off} off"
+                    );
+                }
+            }
+        }
+        file.sync_data().unwrap();
+        assert!(std::fs::read(directory.path().join("renamed")).unwrap() == expected);
+    }
+
+    #[test]
+    fn a_long_write_stops_at_the_first_block_boundary_and_goes_on_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = RealDisk::new(directory.path())
+            .unwrap()
+            .create("file")
+            .unwrap();
+        let write = |length, position, off| {
+            let (buffer, start) = placed(&noise(length, 3), position, off);
+            file.write_at(&buffer[start..], position).unwrap()
+        };
+        assert_eq!(write(LARGE_BYTES_MIN, 4000, 0), 96);
+        assert_eq!(
+            write(LARGE_BYTES_MIN, 4000, 8),
+            LARGE_BYTES_MIN,
+            "not by this address"
+        );
+        assert_eq!(
+            write(DIRECT_BYTES_MIN, 4000, 0),
+            DIRECT_BYTES_MIN,
+            "not so little"
+        );
+        let whole = [DIRECT_BYTES_MIN, DIRECT_BYTES_MIN + 10];
+        assert!(
+            whole.contains(&write(DIRECT_BYTES_MIN + 10, 8192, 0)),
+            "as the file system has it"
+        );
+    }
+
+    #[test]
+    fn a_file_system_that_refuses_a_write_past_the_page_cache_gets_it_the_other_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = RealFile::new(File::create_new(&path).unwrap());
+        // By an odd address and of an odd length it is refused wherever that is heeded at all.
+        let (buffer, start) = placed(&noise(DIRECT_BYTES_MIN + 5, 4), 0, 1);
+        let bytes = &buffer[start..];
+        assert_eq!(file.write_direct(bytes, 0).unwrap(), bytes.len());
+        assert!(std::fs::read(&path).unwrap() == bytes);
     }
 }

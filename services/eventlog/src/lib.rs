@@ -20,6 +20,7 @@ mod disk;
 mod segment;
 mod head;
 mod segments;
+mod ahead;
 mod upkeep;
 mod recovery;
 mod creation;

@@ -441,6 +441,7 @@ fn one_segment(
             events: &record.events,
             payloads: &record.payloads,
         };
+        buffer.clear();
         chain = encode(
             &mut buffer,
             opening.salt,

@@ -127,8 +127,7 @@ pub(crate) fn stored_len(batch: &Batch<'_>) -> usize {
         .next_multiple_of(ALIGNMENT)
 }
 
-/// Writes a batch into `buffer`, which is cleared first and keeps its capacity, and returns the
-/// chain after it.
+/// Writes a batch into `buffer`, behind what it holds, and returns the chain after it.
 pub(crate) fn encode(
     buffer: &mut Vec<u8>,
     salt: u32,
@@ -156,7 +155,7 @@ pub(crate) fn encode(
     };
     header.hash = chain(previous, &header, &payload_hash, batch.events);
 
-    buffer.clear();
+    let start = buffer.len();
     buffer.reserve(header.stored_len());
     buffer.extend_from_slice(&MAGIC);
     buffer.extend_from_slice(&[0; 4]);
@@ -172,9 +171,9 @@ pub(crate) fn encode(
         buffer.extend_from_slice(&payload_hash);
     }
     buffer.extend_from_slice(batch.events);
-    seal(buffer, salt);
+    seal(&mut buffer[start..], salt);
     buffer.extend_from_slice(batch.payloads);
-    buffer.resize(header.stored_len(), 0);
+    buffer.resize(start + header.stored_len(), 0);
     header.hash
 }
 

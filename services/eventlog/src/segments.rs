@@ -6,6 +6,8 @@
 //! the writer (HEAD, blocks ahead) is [`crate::upkeep`]'s, what was there before is
 //! [`crate::recovery`]'s.
 
+mod writing;
+
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -13,14 +15,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::ahead::Ahead;
 use crate::creation::{Placing, create, holder, place_segment, random_salt, reopen};
-use crate::disk::{Disk, RealDisk, is_full, write_whole};
+use crate::disk::{Disk, RealDisk, address_padding, is_full};
 use crate::read::{Shared, State};
-use crate::record::{HEADER_BYTES, MAX_RECORD_BYTES, encode, stored_len};
+use crate::record::{MAX_RECORD_BYTES, encode, stored_len};
 use crate::recovery::survey;
 use crate::segment::{FIRST_RECORD, Opening, Segment};
-use crate::upkeep::{Ahead, NEXT_NAME, SYNC_INTERVAL, Upkeep, Work};
+use crate::upkeep::{NEXT_NAME, SYNC_INTERVAL, Upkeep, Work};
 use crate::{AppendError, Batch, EventLog, Hash, Offset, OpenError, Reader, Refused, Room};
+use writing::is_large;
 
 pub(crate) const LOCK_NAME: &str = "LOCK";
 /// A buffer that one huge batch made larger than this is given back.
@@ -253,30 +257,7 @@ impl SegmentLog {
         drop(next);
         self.position = FIRST_RECORD;
         self.first_time_us = None;
-        self.upkeep.rolled();
         Ok(())
-    }
-
-    /// Writes the record in the buffer. Without room for it, nothing of it stays.
-    fn write_record(&self) -> Result<(), AppendError> {
-        let end = self.position + self.buffer.len() as u64;
-        self.ahead
-            .ensure(end, self.work.options.segment_bytes)
-            .map_err(|error| self.full_or_fail("lengthening a segment in", &error))?;
-        let file = &*self.active.file;
-        let Err((_, error)) = write_whole(file, &self.buffer, self.position) else {
-            return Ok(());
-        };
-        if !is_full(&error) {
-            return Err(self.fail("writing", &error));
-        }
-        // A beginning may stand there, and be whole if the rest happened to be there already.
-        // Without its header it is no record; only then is the batch refused.
-        write_whole(file, &[0; HEADER_BYTES], self.position)
-            .map_err(|(_, error)| self.fail("taking back an unfinished record in", &error))?;
-        file.sync_data()
-            .map_err(|error| self.fail("syncing", &error))?;
-        Err(self.full_or_fail("writing to", &error))
     }
 
     fn write_head(&self) -> Result<(), AppendError> {
@@ -316,7 +297,15 @@ impl EventLog for SegmentLog {
         let full = self.position + length as u64 > self.work.options.segment_bytes;
         if self.position > FIRST_RECORD && (full || self.aged(batch.time_us)) {
             self.roll(batch.time_us)?;
+            if !is_large(length) {
+                self.upkeep.rolled();
+            }
         }
+        self.buffer.clear();
+        if is_large(length) {
+            address_padding(&mut self.buffer, length, self.position);
+        }
+        let start = self.buffer.len();
         let salt = self.active.opening.salt;
         let hash = encode(
             &mut self.buffer,
@@ -326,7 +315,7 @@ impl EventLog for SegmentLog {
             self.epoch,
             batch,
         );
-        self.write_record()?;
+        self.write_record(&self.buffer[start..])?;
         if self.work.options.sync == Sync::EachBatch {
             self.active
                 .file
@@ -335,7 +324,7 @@ impl EventLog for SegmentLog {
         }
 
         self.active.note(self.next, self.position);
-        self.position += self.buffer.len() as u64;
+        self.position += length as u64;
         self.next += Offset::from(batch.count);
         self.hash = hash;
         self.first_time_us.get_or_insert(batch.time_us);
@@ -350,7 +339,7 @@ impl EventLog for SegmentLog {
         if let Some(durable) = &self.durable {
             durable.send_replace(self.next);
         }
-        self.upkeep.wrote(self.position);
+        self.upkeep.wrote(self.position, is_large(length));
         self.upkeep_inline(batch.time_us);
         if self.buffer.capacity() > BUFFER_BYTES_KEPT {
             self.buffer = Vec::new();

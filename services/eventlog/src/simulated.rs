@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskFile, Space};
+use crate::disk::{DIRECT_BYTES_MIN, Disk, DiskFile, Space};
 
 /// A disk writes so many bytes wholly or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -440,10 +440,8 @@ impl DiskFile for OpenFile {
             state.faults.full_after_bytes = Some(left - fits);
         }
         if let Some(capacity) = state.faults.capacity_bytes {
-            let inside = state.files[self.index]
-                .bytes
-                .len()
-                .saturating_sub(position as usize);
+            let length = state.files[self.index].bytes.len();
+            let inside = length.saturating_sub(position as usize);
             let free = capacity.saturating_sub(state.used_bytes()) as usize;
             fits = fits.min(inside + free);
         }
@@ -451,6 +449,10 @@ impl DiskFile for OpenFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.files[self.index].write(&bytes[..fits], position as usize);
+        // Past the page cache, Linux does not tell how far a write came that found no room.
+        if fits < bytes.len() && bytes.len() >= DIRECT_BYTES_MIN {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(fits)
     }
 

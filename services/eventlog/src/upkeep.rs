@@ -3,17 +3,19 @@
 //!
 //! A sync is fast when it has nothing to say about the file itself, so the blocks of a segment are
 //! written (with zeros) before they are needed. This happens here, on a thread of its own, or
-//! within append where the options say so. It must never touch a record, and never swallow a
-//! failed sync: that ends the writer as a failed append does.
+//! within append where the options say so. Large records do without: beside them a word about the
+//! file is cheap, and writing everything twice is not. Upkeep must never touch a record, and never
+//! swallow a failed sync: that ends the writer as a failed append does.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::disk::{Disk, DiskFile, is_full, write_whole};
+use crate::ahead::{Ahead, CHUNK_BYTES};
+use crate::disk::{Disk, is_full};
 use crate::head::Head;
 use crate::read::Shared;
 use crate::segments::Sync;
@@ -23,89 +25,8 @@ use crate::{Options, Room};
 pub(crate) const NEXT_NAME: &str = "NEXT";
 /// How often HEAD, and a lazily synced log, is synced.
 pub(crate) const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How many zeros are written, and synced, at once: little, so that the writer's own syncs do
-/// not queue behind a long one.
-const CHUNK_BYTES: u64 = 1024 * 1024;
-/// What a writer that found no zeros ahead of it writes by itself.
-const STEP_BYTES: u64 = 256 * 1024;
 /// How far ahead of the writer its own segment's blocks are written.
-const WINDOW_BYTES: u64 = 8 * CHUNK_BYTES;
-
-/// A segment file whose blocks are being written ahead.
-pub(crate) struct Ahead {
-    file: Arc<dyn DiskFile>,
-    zeroed: AtomicU64,
-    /// Held while zeros are written; true once no more may be.
-    stopped: Mutex<bool>,
-}
-
-impl Ahead {
-    /// For a file of which the first `zeroed` bytes exist. The handle must be nobody else's: a
-    /// failed sync is told to each handle once, and the writer's must be told too.
-    pub(crate) fn new(file: Arc<dyn DiskFile>, zeroed: u64) -> Ahead {
-        Ahead {
-            file,
-            zeroed: AtomicU64::new(zeroed),
-            stopped: Mutex::new(false),
-        }
-    }
-
-    /// How far the file's blocks exist.
-    pub(crate) fn zeroed(&self) -> u64 {
-        self.zeroed.load(Ordering::Acquire)
-    }
-
-    /// For the writer: makes sure that the first `length` bytes exist, within `segment_bytes` a
-    /// few more. It syncs nothing, since the append that follows does.
-    pub(crate) fn ensure(&self, length: u64, segment_bytes: u64) -> io::Result<()> {
-        if self.zeroed() >= length {
-            return Ok(());
-        }
-        let _writing = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = (length + STEP_BYTES).min(segment_bytes).max(length);
-        while self.zeroed() < wanted {
-            match self.zero(wanted) {
-                // A nearly full disk may have room for this record and no more.
-                Err(error) if is_full(&error) && self.zeroed() >= length => break,
-                result => result?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes one chunk of zeros towards `target` and syncs it; false when there is nothing to do.
-    fn advance(&self, target: u64) -> io::Result<bool> {
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stopped || self.zeroed() >= target {
-            return Ok(false);
-        }
-        self.zero(target)?;
-        drop(stopped);
-        // A sync that failed for want of room has failed like any other: it must not pass for a
-        // disk that is merely full.
-        let failed = |error| io::Error::other(format!("a sync failed: {error}"));
-        self.file.sync_data().map_err(failed)?;
-        Ok(true)
-    }
-
-    fn zero(&self, target: u64) -> io::Result<()> {
-        let from = self.zeroed();
-        let length = (target - from).min(CHUNK_BYTES);
-        let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
-        let result = write_whole(&*self.file, &zeros, from);
-        let written = match &result {
-            Ok(()) => length,
-            Err((written, _)) => *written as u64,
-        };
-        self.zeroed.store(from + written, Ordering::Release);
-        result.map_err(|(_, error)| error)
-    }
-
-    /// No zeros are written from now on.
-    pub(crate) fn stop(&self) {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    }
-}
+pub(crate) const WINDOW_BYTES: u64 = 8 * CHUNK_BYTES;
 
 /// Whether something failed after which the writer may acknowledge nothing.
 #[derive(Default)]
@@ -148,6 +69,8 @@ pub(crate) struct Work {
     /// The file that will be the next segment, while there is one.
     next: Mutex<Option<Arc<Ahead>>>,
     room: AtomicU8,
+    /// Whether the last record was a large one: nothing is written ahead then.
+    large: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -168,6 +91,7 @@ impl Work {
             current: Mutex::new(current),
             next: Mutex::new(None),
             room: AtomicU8::new(Room::Ample as u8),
+            large: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
     }
@@ -235,7 +159,7 @@ impl Work {
     fn write_ahead_or_fail(&self) -> io::Result<()> {
         let whole = self.options.segment_bytes;
         loop {
-            if self.stopping.load(Ordering::Acquire) {
+            if self.stopping.load(Ordering::Acquire) || self.large.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let end = self.shared.end_of_last();
@@ -354,11 +278,16 @@ impl Upkeep {
     }
 
     /// Says that the writer has come to `position`; asks for more blocks when it has gone a good
-    /// part of the window since the last time.
-    pub(crate) fn wrote(&mut self, position: u64) {
+    /// part of the window since the last time, or since the last large record, which needs none.
+    pub(crate) fn wrote(&mut self, position: u64, large: bool) {
         let Some((sender, _)) = &self.thread else {
             return;
         };
+        self.work.large.store(large, Ordering::Relaxed);
+        if large {
+            self.asked_at = position;
+            return;
+        }
         let far = WINDOW_BYTES.min(self.work.options.segment_bytes) / 4;
         if position < self.asked_at || position - self.asked_at >= far {
             self.asked_at = position;
@@ -367,9 +296,10 @@ impl Upkeep {
         }
     }
 
-    /// A new segment was begun.
+    /// A new segment was begun, and not for a large record: asks for its blocks.
     pub(crate) fn rolled(&mut self) {
         self.asked_at = 0;
+        self.work.large.store(false, Ordering::Relaxed);
         if let Some((sender, _)) = &self.thread {
             let _ = sender.try_send(Job::WriteAhead);
         }

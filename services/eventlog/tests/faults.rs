@@ -275,6 +275,72 @@ fn a_batch_refused_in_the_midst_of_its_write_never_comes_back() {
     }
 }
 
+/// The length of a batch that [`append`] makes a large record of; as the first it ends at a
+/// multiple of 4096.
+const LARGE: usize = 220_716;
+const MIB_SEGMENTS: Options = Options {
+    segment_bytes: 2 << 20,
+    ..OPTIONS
+};
+
+#[test]
+fn of_a_large_batch_without_room_nothing_stays_and_the_log_goes_on() {
+    let free = [
+        0, 1, 4, 8, 79, 80, 81, 2_000, 4_095, 4_096, 4_097, 50_000, 290_000,
+    ];
+    for (free, before) in free
+        .into_iter()
+        .flat_map(|free| [(free, LARGE), (free, LARGE + 700)])
+    {
+        let disk = SimulatedDisk::new();
+        let mut log = SegmentLog::open_on(Arc::new(disk.clone()), MIB_SEGMENTS).unwrap();
+        append(&mut log, before).unwrap();
+        let position = log.reader().bounds().size_bytes as usize;
+        assert_eq!(position.is_multiple_of(4096), before == LARGE);
+        let used: usize = disk
+            .names()
+            .iter()
+            .map(|name| disk.content(name).len())
+            .sum();
+        disk.set_capacity(Some((used + free) as u64));
+        for _ in 0..2 {
+            let result = append(&mut log, LARGE);
+            assert!(is_full(&result), "with {free} bytes: {result:?}");
+            let content = disk.content("00000000000000000000.seg");
+            assert!(!content[position..].starts_with(b"M"), "with {free} bytes");
+        }
+        for left in [disk.power_cut(free as u64), disk.copy()] {
+            assert_eq!(whole(&open(&left)), 1, "with {free} bytes");
+        }
+        disk.set_capacity(None);
+        for length in [20, LARGE, 20] {
+            append(&mut log, length).unwrap();
+        }
+        assert_eq!(whole(&log), 4);
+        assert_eq!(whole(&open(&disk.power_cut(free as u64))), 4);
+    }
+}
+
+#[test]
+fn a_large_batch_that_was_refused_does_not_count_as_room() {
+    let disk = SimulatedDisk::new();
+    let options = Options {
+        reserve_bytes: 100_000,
+        ..MIB_SEGMENTS
+    };
+    let mut log = SegmentLog::open_on(Arc::new(disk.clone()), options).unwrap();
+    append(&mut log, LARGE).unwrap();
+    let used: usize = disk
+        .names()
+        .iter()
+        .map(|name| disk.content(name).len())
+        .sum();
+    disk.set_capacity(Some(used as u64 + 60_000));
+    assert!(is_full(&append(&mut log, LARGE)));
+    append_at(&mut log, 100, SECOND_US).unwrap();
+    assert_eq!(log.room(), Room::Reserved, "as of a new look");
+}
+
 #[test]
 fn what_a_lazy_log_lost_in_its_midst_does_not_come_back_behind_what_follows() {
     let disk = SimulatedDisk::new();
@@ -366,6 +432,39 @@ proptest! {
         }
         let log = SegmentLog::open_on(Arc::new(disk.copy()), LAZILY).unwrap();
         prop_assert_eq!(whole(&log), written, "a killed process loses nothing");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(16, 200)))]
+
+    #[test]
+    fn a_power_cut_takes_no_large_batch_that_was_acknowledged(
+        large in prop::collection::vec(prop::bool::ANY, 1..9),
+        lengths in prop::collection::vec(0..3000usize, 9),
+        dies_after in prop::option::of(0..20u32),
+        seed: u64,
+    ) {
+        let disk = SimulatedDisk::new();
+        let mut log = SegmentLog::open_on(Arc::new(disk.clone()), MIB_SEGMENTS).unwrap();
+        disk.die_after(dies_after);
+        let mut acknowledged = 0;
+        for (large, length) in large.iter().zip(lengths) {
+            let length = if *large { LARGE + length } else { length };
+            match append(&mut log, length) {
+                Ok(next) => acknowledged = next,
+                Err(_) => break,
+            }
+        }
+        drop(log);
+        for image in 0..4 {
+            let left = disk.power_cut(seed.wrapping_add(image));
+            let mut log = SegmentLog::open_on(Arc::new(left.clone()), MIB_SEGMENTS).unwrap();
+            let found = whole(&log);
+            prop_assert!(found >= acknowledged && found <= acknowledged + 1);
+            prop_assert_eq!(append(&mut log, LARGE).unwrap(), found + 1);
+            prop_assert_eq!(whole(&open(&left.power_cut(seed))), found + 1);
+        }
     }
 }
 
