@@ -69,6 +69,8 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // It is a fold and can be rebuilt: a power cut may take its last rows, never its consistency.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // What a handover changes stays in memory until it is committed.
+    connection.pragma_update(None, "cache_size", -8192)?;
     // A passive checkpoint each 16 MiB of WAL.
     connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
