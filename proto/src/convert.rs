@@ -125,8 +125,7 @@ pub fn input_of(
     let (field, bytes) = match payload {
         None => return Ok(Bytes::from_static(b"{}")),
         Some(Payload::Input(object)) => ("input", crate::payload::from_struct(&object)?),
-        // A copy: a slice would keep the whole received frame alive.
-        Some(Payload::InputJson(json)) => ("input_json", Bytes::copy_from_slice(&json)),
+        Some(Payload::InputJson(json)) => ("input_json", crate::payload::kept(json, true)),
     };
     crate::payload::check(field, &bytes, bytes_max)?;
     Ok(bytes)

@@ -13,6 +13,8 @@ use crate::wire;
 
 /// How deep a payload may be nested.
 pub const DEPTH_MAX: usize = 64;
+/// Beside a payload of so many bytes the rest of its message and buffer is no great waste.
+const MOST_OF_MESSAGE_BYTES: usize = 32 << 10;
 
 /// A payload, or only its size where the bytes are not at hand.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,6 +49,15 @@ impl Payload {
             Self::Held(bytes) => bytes.clone(),
             Self::Absent(_) => Bytes::new(),
         }
+    }
+}
+
+/// A received payload, to be kept: a copy, since a slice keeps all that it was received with; but not
+/// of a large one that came `alone` in its message, which is most of that.
+pub fn kept(received: Bytes, alone: bool) -> Bytes {
+    match alone && received.len() >= MOST_OF_MESSAGE_BYTES {
+        true => received,
+        false => Bytes::copy_from_slice(&received),
     }
 }
 
@@ -328,6 +339,26 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn a_received_payload_is_copied_unless_it_is_large_and_came_alone() {
+        let message = Bytes::from(vec![b'x'; MOST_OF_MESSAGE_BYTES + 10]);
+        for (length, alone, copied) in [
+            (MOST_OF_MESSAGE_BYTES, true, false),
+            (MOST_OF_MESSAGE_BYTES, false, true),
+            (MOST_OF_MESSAGE_BYTES - 1, true, true),
+            (0, true, true),
+        ] {
+            let received = message.slice(10..10 + length);
+            let kept = kept(received.clone(), alone);
+            assert_eq!(kept, received);
+            assert_eq!(
+                kept.as_ptr() != received.as_ptr(),
+                copied,
+                "{length} {alone}"
+            );
+        }
+    }
 
     fn reason(bytes: &[u8]) -> Option<Reason> {
         check("input_json", bytes, 1 << 20)

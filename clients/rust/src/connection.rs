@@ -99,6 +99,9 @@ pub(crate) fn unreachable(
     }
 }
 
+/// A large payload is read in one piece.
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
+
 /// The settings of a connection to `address`: `host:port`, or a URL `http://host:port`.
 pub(crate) fn endpoint(address: &str, purpose: Purpose) -> Result<Endpoint, Error> {
     let invalid = |what: &str| {
@@ -126,6 +129,7 @@ pub(crate) fn endpoint(address: &str, purpose: Purpose) -> Result<Endpoint, Erro
     Ok(endpoint
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
+        .max_frame_size(FRAME_BYTES_MAX)
         .http2_keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)
         .keep_alive_while_idle(true)

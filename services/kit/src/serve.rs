@@ -40,6 +40,8 @@ use crate::status::{self, ErrorDomain};
 
 /// How long connections get to write their last frames once every call has ended.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
+/// A large payload is read in one piece.
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait before accepting again when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -347,6 +349,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_local_error_reset_streams(limits.error_reset_streams_max)
         .initial_stream_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
+        .max_frame_size(FRAME_BYTES_MAX)
         .keep_alive_interval(*limits.keepalive_interval)
         .keep_alive_timeout(*limits.keepalive_timeout);
     builder

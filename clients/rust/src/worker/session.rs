@@ -21,9 +21,9 @@ use crate::worker::heartbeat::Heartbeats;
 use crate::worker::host::{Departure, Observed, Observer, Offer};
 use crate::worker::opening::{Session, beat_of, open};
 
-/// How many bytes of results go into one message, unless a single one is larger. The orchestrator
-/// takes 4 MiB.
-const RESULTS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How many bytes of results go into one message, unless a single one is larger: a large one goes
+/// alone, so that the orchestrator can keep it as it came.
+const RESULTS_BYTES_MAX: usize = 64 * 1024;
 /// How long the orchestrator may take to end a stream that this side has closed.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a drained host listens for commands that crossed with its word that it is draining.

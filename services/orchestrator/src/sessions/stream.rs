@@ -12,6 +12,7 @@ use proto::error::{Problem, Reason};
 use proto::event::Failure;
 use proto::id::{CommandId, HostId, WorkerName, check_name, shown};
 use proto::lifecycle::Stage;
+use proto::payload::kept;
 use proto::wire;
 use proto::wire::command_result::Outcome;
 use tokio_stream::{Stream, StreamExt as _};
@@ -216,9 +217,11 @@ impl Connection {
             draining: message.draining,
             ..Said::default()
         };
+        let alone = items == 1;
+        said.results.reserve(message.results.len());
         for result in message.results {
             match result.command_id.parse() {
-                Ok(command) => said.results.push(self.result(command, result)),
+                Ok(command) => said.results.push(self.result(command, result, alone)),
                 Err(_) => said.nameless.push(result.command_id),
             }
         }
@@ -234,12 +237,10 @@ impl Connection {
         Ok(said)
     }
 
-    fn result(&self, command: CommandId, result: wire::CommandResult) -> HostResult {
+    fn result(&self, command: CommandId, result: wire::CommandResult, alone: bool) -> HostResult {
         let (outcome, problem) = match result.outcome {
             Some(Outcome::CompletedJson(json)) => {
-                // A copy: a slice would keep the whole received frame alive.
-                let json = bytes::Bytes::copy_from_slice(&json);
-                checked_result(json, self.payload_bytes_max)
+                checked_result(kept(json, alone), self.payload_bytes_max)
             }
             Some(Outcome::Failed(error)) => (
                 ResultOutcome::Failed {
