@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{Problem, Reason};
+use crate::write::Output;
 
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -159,10 +160,11 @@ impl TransactionId {
     }
 
     /// Its text to the end of `out`.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut impl Output) {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let id = uuid::Uuid::from_bytes(self.0).hyphenated();
-        out.extend_from_slice(id.encode_lower(&mut text).as_bytes());
+        out.bytes()
+            .extend_from_slice(id.encode_lower(&mut text).as_bytes());
     }
 }
 
@@ -206,8 +208,9 @@ impl CommandId {
     }
 
     /// Its text to the end of `out`; commands are told apart by it on every message.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut impl Output) {
         self.transaction.write(out);
+        let out = out.bytes();
         out.push(b'/');
         out.extend_from_slice(self.step.as_str().as_bytes());
         out.extend_from_slice(if self.undo { b"/undo#" } else { b"/do#" });

@@ -120,7 +120,7 @@ impl http_body::Body for Outgoing {
 }
 
 /// A status as headers or trailers.
-pub(crate) fn headers_of(status: &Status) -> HeaderMap {
+pub fn headers_of(status: &Status) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if status.add_header(&mut headers).is_err() {
         // Only metadata that is no header can fail, and ours has none.

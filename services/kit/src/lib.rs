@@ -32,6 +32,7 @@ pub mod shutdown;
 pub mod trace_context;
 pub mod machine;
 
+pub use answer_body::headers_of;
 pub use clock::Clock;
 pub use routes::Routes;
 pub use run::{ExitError, Threads, exit, exit_code_of, exit_with, run_main};

@@ -86,7 +86,7 @@ impl Told {
         &mut self,
     ) -> Result<Result<wire::ConnectResponse, Status>, mpsc::error::TryRecvError> {
         let message = self.0.try_recv()?;
-        Ok(message.and_then(|message| message.to_wire()))
+        Ok(message.and_then(crate::sessions::message::HostMessage::into_wire))
     }
 }
 

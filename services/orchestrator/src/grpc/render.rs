@@ -9,10 +9,12 @@ use proto::cursor::Cursor;
 use proto::event::{CarriedCommand, CarriedStep};
 use proto::id::{CommandId, StepName, TransactionId};
 use proto::lifecycle::{self, StepState};
-use proto::payload::{self, Payload};
+use proto::payload::{Payload, to_wire};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
-use proto::write::{bytes, duration, failure, generated, instant, message, number, text, value};
+use proto::write::{
+    Output, duration, failure, generated, instant, message, number, payload, text, value,
+};
 
 use crate::store::Row;
 
@@ -37,7 +39,7 @@ impl Shown<'_> {
     }
 
     /// As the bytes of a `Transaction`.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    pub(super) fn write(self, out: &mut impl Output) {
         let Self {
             row,
             workflow,
@@ -91,7 +93,7 @@ fn carried_step<'a>(row: &'a Row, name: &StepName) -> Option<&'a CarriedStep> {
     row.carried.steps.iter().find(|step| step.step == *name)
 }
 
-fn step_status(out: &mut Vec<u8>, row: &Row, step: &Step, form: wire::PayloadForm) {
+fn step_status(out: &mut impl Output, row: &Row, step: &Step, form: wire::PayloadForm) {
     text(out, 1, step.name.as_str());
     text(out, 2, step.worker.as_str());
     let Some(carried) = carried_step(row, &step.name) else {
@@ -122,7 +124,7 @@ fn step_status(out: &mut Vec<u8>, row: &Row, step: &Step, form: wire::PayloadFor
 }
 
 fn command_status(
-    out: &mut Vec<u8>,
+    out: &mut impl Output,
     transaction: TransactionId,
     step: &StepName,
     command: &CarriedCommand,
@@ -158,12 +160,12 @@ fn command_status(
     failure(out, 12, command.failure.as_ref());
 }
 
-fn payload_of(out: &mut Vec<u8>, tag: u32, payload: &Payload, form: wire::PayloadForm) {
-    match payload {
+fn payload_of(out: &mut impl Output, tag: u32, shown: &Payload, form: wire::PayloadForm) {
+    match shown {
         Payload::Held(json) if form == wire::PayloadForm::Json => {
-            message(out, tag, |out| bytes(out, 2, json));
+            message(out, tag, |out| payload(out, 2, json));
         }
-        Payload::Held(json) => generated(out, tag, &payload::to_wire(json, form)),
+        Payload::Held(json) => generated(out, tag, &to_wire(json, form)),
         _ => {}
     }
 }

@@ -1,6 +1,6 @@
 //! OrchestratorService: which call goes where, and what several of them share.
 
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,6 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::server::{StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalogue::Catalogue;
@@ -28,9 +27,7 @@ use crate::inbox::Inbox;
 use crate::store::{Lookup, Row, StoreError};
 
 use super::render::Shown;
-use super::start_stream::{Answer, Answers};
-use super::starts::Executed;
-use super::written::{Calls, Served, Taken, grpc};
+use super::written::{Calls, Taken, answer, answers, only_request, requests};
 use crate::inbox::View;
 
 /// What clients call.
@@ -157,46 +154,26 @@ fn to_wire<T: prost::Message + Default>(write: impl FnOnce(&mut Vec<u8>)) -> Res
 
 impl Calls for Orchestrator {
     fn serve(self: &Arc<Self>, request: http::Request<Body>, request_bytes_max: usize) -> Taken {
-        let execute = Execute(self.clone());
+        let this = self.clone();
         match request.uri().path() {
             "/multiagents.v1.OrchestratorService/ExecuteWorkflow" => Ok(Box::pin(async move {
-                grpc(request_bytes_max).unary(execute, request).await
+                let (head, body) = request.into_parts();
+                let trace_parent = trace_parent_of(&head.headers);
+                let executed = async {
+                    let request = only_request(body, request_bytes_max).await?;
+                    Ok(this.execute(request, trace_parent).await?)
+                };
+                answer(executed.await)
             })),
-            "/multiagents.v1.OrchestratorService/ExecuteWorkflows" => Ok(Box::pin(async move {
-                grpc(request_bytes_max).streaming(execute, request).await
-            })),
+            "/multiagents.v1.OrchestratorService/ExecuteWorkflows" => {
+                let (head, body) = request.into_parts();
+                let trace_parent = trace_parent_of(&head.headers);
+                let requests = requests(body, request_bytes_max);
+                let executed = Self::execute_many(&this, requests, trace_parent);
+                Ok(Box::pin(ready(answers(executed))))
+            }
             _ => Err(Box::new(request)),
         }
-    }
-}
-
-struct Execute(Arc<Orchestrator>);
-
-impl UnaryService<wire::ExecuteWorkflowRequest> for Execute {
-    type Response = Executed;
-    type Future = Served<Result<Response<Executed>, Status>>;
-
-    fn call(&mut self, request: Request<wire::ExecuteWorkflowRequest>) -> Self::Future {
-        let orchestrator = self.0.clone();
-        Box::pin(async move {
-            let trace_parent = trace_parent(&request);
-            let executed = orchestrator
-                .execute(request.into_inner(), trace_parent)
-                .await?;
-            Ok(Response::new(executed))
-        })
-    }
-}
-
-impl StreamingService<wire::ExecuteWorkflowsRequest> for Execute {
-    type Response = Answer;
-    type ResponseStream = Answers;
-    type Future = Ready<Result<Response<Answers>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<wire::ExecuteWorkflowsRequest>>) -> Self::Future {
-        let trace_parent = trace_parent(&request);
-        let answers = Orchestrator::execute_many(&self.0, request.into_inner(), trace_parent);
-        ready(Ok(Response::new(answers)))
     }
 }
 
@@ -213,14 +190,18 @@ fn not_yet(rpc: &str, instead: &str) -> Status {
 }
 
 /// The caller's trace, where it sends a valid one.
-pub(super) fn trace_parent<T>(request: &Request<T>) -> String {
-    request
-        .metadata()
+fn trace_parent_of(headers: &http::HeaderMap) -> String {
+    headers
         .get("traceparent")
         .and_then(|header| header.to_str().ok())
         .filter(|header| kit::trace_context::TraceContext::parse(header).is_some())
         .map(|header| header.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// The same of a request of the generated code.
+fn trace_parent<T>(request: &Request<T>) -> String {
+    trace_parent_of(request.metadata().as_ref())
 }
 
 impl Orchestrator {

@@ -11,14 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut as _;
 use proto::error::{Problem, code};
 use proto::wire;
-use proto::write::{message, number, text, value};
+use proto::write::{Output, Rope, message, number, text, value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::codec::EncodeBuf;
 use tonic::{Status, Streaming};
 
 use super::service::Orchestrator;
@@ -295,7 +293,7 @@ impl Stream for Answers {
 
 impl Answer {
     /// Writes an `ExecuteWorkflowsResponse`.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut impl Output) {
         number(out, 1, self.request_id);
         match &self.what {
             Ok((moment, executed)) => {
@@ -315,9 +313,7 @@ impl Answer {
 }
 
 impl Written for Answer {
-    fn put(&self, scratch: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
-        self.write(scratch);
-        out.reserve(scratch.len());
-        out.put_slice(scratch);
+    fn put(self, out: &mut Rope) {
+        self.write(out);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use proto::convert::{duration_to_us, input_of};
 use proto::cursor::Cursor;
 use proto::error::{Problem, Reason};
@@ -13,10 +13,9 @@ use proto::id::{TransactionId, WorkflowName, check_name, shown};
 use proto::payload::{self, Payload};
 use proto::wire;
 use proto::workflow::Workflow;
-use proto::write::{message, number};
+use proto::write::{Output, Rope, message, number};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tonic::codec::EncodeBuf;
 
 use super::render::Shown;
 use super::service::{Orchestrator, payload_form, store_problem};
@@ -60,7 +59,7 @@ pub(super) struct Executed {
 
 impl Executed {
     /// Writes an `ExecuteWorkflowResponse`.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut impl Output) {
         let shown = Shown {
             row: &self.row,
             workflow: self.workflow.as_deref(),
@@ -74,10 +73,8 @@ impl Executed {
 }
 
 impl Written for Executed {
-    fn put(&self, scratch: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
-        self.write(scratch);
-        out.reserve(scratch.len());
-        out.put_slice(scratch);
+    fn put(self, out: &mut Rope) {
+        self.write(out);
     }
 }
 

@@ -5,22 +5,18 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::id::CommandId;
 use proto::wire;
-use proto::write;
+use proto::write::{self, Output as _, Rope};
 use tonic::Status;
 
 use crate::engine::Outgoing;
-
-/// A piece of so many bytes is passed on as it is, a smaller one copied.
-const LARGE_BYTES: usize = 4 << 10;
+use crate::grpc::written::Written;
 
 /// The bytes of a `ConnectResponse`. What is written later goes behind what came before, as if the
 /// one message were several merged.
 #[derive(Debug, Default)]
 pub(crate) struct HostMessage {
-    whole: Vec<Bytes>,
-    filling: Vec<u8>,
+    rope: Rope,
     scratch: Vec<u8>,
-    bytes: usize,
 }
 
 impl HostMessage {
@@ -36,25 +32,19 @@ impl HostMessage {
 
     /// How many bytes it has.
     pub(crate) fn len(&self) -> usize {
-        self.bytes + self.filling.len()
-    }
-
-    /// Its parts, in order.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let whole = self.whole.iter().map(|part| &part[..]);
-        whole.chain([&self.filling[..]])
+        self.rope.written()
     }
 
     /// The message as the generated type.
-    pub(crate) fn to_wire(&self) -> Result<wire::ConnectResponse, Status> {
-        let bytes: Vec<u8> = self.parts().flatten().copied().collect();
+    pub(crate) fn into_wire(self) -> Result<wire::ConnectResponse, Status> {
+        let bytes = self.rope.into_parts().concat();
         wire::ConnectResponse::decode(Bytes::from(bytes))
             .map_err(|error| Status::internal(error.to_string()))
     }
 
     /// Adds what is in a message of the generated type.
     pub(crate) fn add(&mut self, message: &wire::ConnectResponse) {
-        message.encode_raw(&mut self.filling);
+        message.encode_raw(self.rope.bytes());
     }
 
     /// Adds a command.
@@ -77,35 +67,33 @@ impl HostMessage {
         let pieces: usize = (outgoing.context.iter())
             .map(|piece| 1 + prost::length_delimiter_len(piece.len()) + piece.len())
             .sum();
-        write::length(&mut self.filling, 2, command.len() + pieces);
-        self.filling.extend_from_slice(command);
+        write::length(&mut self.rope, 2, command.len() + pieces);
+        self.rope.bytes().extend_from_slice(command);
         for piece in &outgoing.context {
-            write::length(&mut self.filling, 3, piece.len());
-            if piece.len() < LARGE_BYTES {
-                self.filling.extend_from_slice(piece);
-                continue;
-            }
-            for part in [std::mem::take(&mut self.filling).into(), piece.clone()] {
-                self.bytes += part.len();
-                self.whole.push(part);
-            }
+            write::repeated_payload(&mut self.rope, 3, piece);
         }
     }
 
     /// Adds the request to stop a command.
     pub(crate) fn cancel(&mut self, command: &CommandId) {
-        write::message(&mut self.filling, 3, |out| {
+        write::message(&mut self.rope, 3, |out| {
             write::message(out, 1, |out| command.write(out));
         });
     }
 
     /// Adds what became of a result.
     pub(crate) fn acknowledge(&mut self, command_id: &str, refused_reason: &str, message: &str) {
-        write::message(&mut self.filling, 4, |out| {
+        write::message(&mut self.rope, 4, |out| {
             write::text(out, 1, command_id);
             write::text(out, 2, refused_reason);
             write::text(out, 3, message);
         });
+    }
+}
+
+impl Written for HostMessage {
+    fn put(self, out: &mut Rope) {
+        out.join(self.rope);
     }
 }
 
@@ -128,7 +116,7 @@ mod tests {
             undo: true,
             attempt: 3,
         };
-        let large = Bytes::from(vec![b'x'; LARGE_BYTES]);
+        let large = Bytes::from(vec![b'x'; write::LARGE_BYTES]);
         let failure = Failure {
             kind: "Refused".to_owned(),
             message: "no stock".to_owned(),
@@ -138,7 +126,7 @@ mod tests {
             id: id.clone(),
             worker: WorkerName::parse("payer").unwrap(),
             workflow: WorkflowName::parse("orders").unwrap(),
-            context: vec![Bytes::from_static(b"{}"), large.clone(), Bytes::new()],
+            context: vec![Bytes::from_static(b"{}"), large, Bytes::new()],
             timeout_us: 1_500_000,
             undo: Some(OutgoingUndo {
                 result: Bytes::from_static(b"{\"paid\":true}"),
@@ -173,14 +161,11 @@ mod tests {
             trace_parent: "00-trace".to_owned(),
             workflow: "orders".to_owned(),
         };
-        assert!(
-            message.parts().any(|part| part == large),
-            "nobody copies it"
-        );
-        let bytes: usize = message.parts().map(<[u8]>::len).sum();
-        assert_eq!(message.len(), bytes);
+        let bytes = message.len();
+        let told = message.into_wire().unwrap();
+        assert_eq!(told.encoded_len(), bytes);
         assert_eq!(
-            message.to_wire().unwrap(),
+            told,
             wire::ConnectResponse {
                 welcome: None,
                 commands: vec![command],

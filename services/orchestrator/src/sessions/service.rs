@@ -1,10 +1,9 @@
 //! WorkerService: which stream goes where.
 
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::BufMut as _;
 use proto::convert::us_to_duration;
 use proto::id::Time;
 use proto::wire;
@@ -14,16 +13,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::codec::EncodeBuf;
 use tonic::codegen::http;
-use tonic::server::StreamingService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::line::{FarEnd, Lease, Leases, Line};
 use super::message::HostMessage;
 use super::stream::Connection;
 use crate::config;
-use crate::grpc::written::{Calls, Taken, Written, grpc};
+use crate::grpc::written::{Calls, Taken, answers, requests};
 use crate::inbox::{Inbox, stopping};
 
 /// Where worker hosts connect.
@@ -45,7 +42,7 @@ impl WorkerService for Workers {
         request: Request<Streaming<wire::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let messages = self.session(request.into_inner());
-        let messages = messages.map(|message| message?.to_wire());
+        let messages = messages.map(|message| message?.into_wire());
         Ok(Response::new(Box::pin(messages)))
     }
 
@@ -99,29 +96,8 @@ impl Calls for Workers {
         if request.uri().path() != "/multiagents.v1.WorkerService/Connect" {
             return Err(Box::new(request));
         }
-        let connect = Connect(self.clone());
-        Ok(Box::pin(async move {
-            grpc(request_bytes_max).streaming(connect, request).await
-        }))
-    }
-}
-
-struct Connect(Arc<Workers>);
-
-impl StreamingService<wire::ConnectRequest> for Connect {
-    type Response = HostMessage;
-    type ResponseStream = Messages;
-    type Future = Ready<Result<Response<Messages>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<wire::ConnectRequest>>) -> Self::Future {
-        ready(Ok(Response::new(self.0.session(request.into_inner()))))
-    }
-}
-
-impl Written for HostMessage {
-    fn put(&self, _: &mut Vec<u8>, out: &mut EncodeBuf<'_>) {
-        out.reserve(self.len());
-        self.parts().for_each(|part| out.put_slice(part));
+        let messages = self.session(requests(request.into_body(), request_bytes_max));
+        Ok(Box::pin(ready(answers(messages))))
     }
 }
 
