@@ -27,6 +27,11 @@ impl Load {
     /// `clients` at once, each starting `workflow` again and again. A start that failed is repeated
     /// with the same key until it is acknowledged: a crash may have swallowed the answer alone.
     pub fn start(client: &Client, clients: usize, workflow: &str) -> Self {
+        Self::padded(client, clients, workflow, 0)
+    }
+
+    /// The same, with so many bytes beside the key in every other input.
+    pub fn padded(client: &Client, clients: usize, workflow: &str, padding: usize) -> Self {
         let shared = Arc::new(Shared::default());
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
@@ -34,8 +39,10 @@ impl Load {
             let workflow = workflow.to_owned();
             tasks.spawn(async move {
                 while !shared.stop.load(Ordering::Relaxed) {
-                    let key = format!("key-{}", shared.next_key.fetch_add(1, Ordering::Relaxed));
-                    shared.acknowledge(&client, &workflow, key).await;
+                    let number = shared.next_key.fetch_add(1, Ordering::Relaxed);
+                    let padding = [0, padding][usize::from(number % 2 == 1)];
+                    let key = format!("key-{number}");
+                    shared.acknowledge(&client, &workflow, key, padding).await;
                 }
             });
         }
@@ -71,9 +78,9 @@ impl Load {
 }
 
 impl Shared {
-    async fn acknowledge(&self, client: &Client, workflow: &str, key: String) {
+    async fn acknowledge(&self, client: &Client, workflow: &str, key: String, padding: usize) {
+        let input = serde_json::json!({ "data": key, "padding": key.repeat(padding / key.len()) });
         loop {
-            let input = serde_json::json!({ "data": key });
             let start = Start::new(workflow).input(&input).expect("an object");
             match client.begin(start.key(key.clone())).await {
                 Ok(started) => {

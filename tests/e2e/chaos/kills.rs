@@ -58,3 +58,19 @@ async fn whoever_is_killed_what_was_acknowledged_is_found_finished_once() {
         }
     }
 }
+
+/// Large batches go to the disk by another way than small ones, and both share a file.
+#[tokio::test]
+async fn large_inputs_between_small_ones_survive_whoever_is_killed() {
+    let mut chance = Chance::new();
+    let builder = Suite::builder().without_monitor();
+    let mut chaos = Chaos::padded(builder, 256 << 10).await;
+    let kills = rounds(8, 100);
+    for kill in 0..kills {
+        progress("kills under large inputs", kill, kills);
+        chaos.acknowledged(1 + chance.below(60) as usize).await;
+        chaos.suite.orchestrator.kill();
+        chaos.suite.orchestrator.start_ready().await;
+    }
+    chaos.compare().await;
+}

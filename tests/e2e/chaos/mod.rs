@@ -11,7 +11,7 @@ mod clock;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use multiagents_client::{Client, Retry, Step, Workflow};
+use multiagents_client::{Client, Retry, Step, Workflow, payload};
 use proto::batch::Stored;
 use proto::event::CommandEvent;
 use proto::id::TransactionId;
@@ -36,6 +36,11 @@ struct Chaos {
 impl Chaos {
     /// Starts it; leases are short, so that what a killed host had comes back soon.
     async fn start(builder: SuiteBuilder) -> Self {
+        Self::padded(builder, 0).await
+    }
+
+    /// The same, with so many bytes in every other input.
+    async fn padded(builder: SuiteBuilder, padding: usize) -> Self {
         let suite = builder
             .without_host()
             .setting("orchestrator", "sessions.lease", "2s")
@@ -44,11 +49,11 @@ impl Chaos {
             .start()
             .await;
         let address = suite.orchestrator.address().to_owned();
-        Self::on(suite, &address).await
+        Self::on(suite, &address, padding).await
     }
 
     /// The same on a suite that is there, whose hosts reach the orchestrator at `address`.
-    async fn on(suite: Suite, address: &str) -> Self {
+    async fn on(suite: Suite, address: &str, padding: usize) -> Self {
         let client = suite.client();
         let step =
             |name: &str| Step::new(name, "recorder").retry(Retry::attempts(1).max_deliveries(100));
@@ -66,7 +71,7 @@ impl Chaos {
             host.start();
             hosts.push(host);
         }
-        let load = Load::start(&client, CLIENTS, "recorded");
+        let load = Load::padded(&client, CLIENTS, "recorded", padding);
         Self { suite, hosts, load }
     }
 
@@ -102,7 +107,7 @@ impl Chaos {
     }
 }
 
-/// Each acknowledged start has a transaction of its own, which completed.
+/// Each acknowledged start has a transaction of its own, which completed and has its input still.
 async fn all_completed(client: &Client, acknowledged: &BTreeMap<String, String>) {
     let mut keys = BTreeMap::new();
     for (key, id) in acknowledged {
@@ -112,6 +117,13 @@ async fn all_completed(client: &Client, acknowledged: &BTreeMap<String, String>)
         let ended = ended.unwrap_or_else(|error| panic!("{id} was acknowledged: {error}"));
         let state = ended.state();
         assert_eq!(state, TransactionState::Completed, "{id}: {ended:?}");
+        let input = payload::value(&ended.input.expect("an input")).expect("JSON");
+        let padding = input["padding"].as_str().expect("a text");
+        assert_eq!(input["data"], **key, "the input of {id}");
+        assert!(
+            padding == key.repeat(padding.len() / key.len()),
+            "the input of {id} has changed"
+        );
     }
 }
 

@@ -111,7 +111,7 @@ async fn a_connection_that_is_cut_or_silent_loses_and_repeats_nothing() {
     let suite = builder.start().await;
     let proxy = Proxy::start(suite.orchestrator.address(), Duration::ZERO).await;
     let address = proxy.address().to_owned();
-    let chaos = Chaos::on(suite, &address).await;
+    let chaos = Chaos::on(suite, &address, 0).await;
     let cuts = rounds(8, 100);
     for cut in 0..cuts {
         progress("cuts", cut, cuts);
