@@ -32,6 +32,23 @@ impl Cursor {
         })
     }
 
+    /// Its text; every answer about a transaction has one.
+    pub fn text(&self) -> [u8; LENGTH * 2] {
+        let mut bytes = [0; LENGTH];
+        bytes[0] = VERSION;
+        bytes[1..17].copy_from_slice(&self.log_id);
+        bytes[17..25].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[25..29].copy_from_slice(&self.partition.to_be_bytes());
+        bytes[29..37].copy_from_slice(&self.offset.to_be_bytes());
+        bytes[37] = checksum(&bytes[..37]);
+        let mut text = [0; LENGTH * 2];
+        for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            digits[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+            digits[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        }
+        text
+    }
+
     fn decode(text: &str) -> Option<Self> {
         if text.len() != LENGTH * 2 || !text.is_ascii() {
             return None;
@@ -66,20 +83,7 @@ fn checksum(bytes: &[u8]) -> u8 {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [0; LENGTH];
-        bytes[0] = VERSION;
-        bytes[1..17].copy_from_slice(&self.log_id);
-        bytes[17..25].copy_from_slice(&self.epoch.to_be_bytes());
-        bytes[25..29].copy_from_slice(&self.partition.to_be_bytes());
-        bytes[29..37].copy_from_slice(&self.offset.to_be_bytes());
-        bytes[37] = checksum(&bytes[..37]);
-        let mut text = String::with_capacity(LENGTH * 2);
-        for byte in bytes {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-            }
-        }
-        f.write_str(&text)
+        f.write_str(&String::from_utf8_lossy(&self.text()))
     }
 }
 

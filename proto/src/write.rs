@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, encode_varint, encoded_len_varint};
+use prost::encoding::WireType;
 
 use crate::event::Failure;
 use crate::id::Time;
@@ -132,7 +132,25 @@ fn key(out: &mut Vec<u8>, tag: u32, kind: WireType) {
 fn varint(out: &mut Vec<u8>, value: u64) {
     match u8::try_from(value) {
         Ok(byte) if byte < 0x80 => out.push(byte),
-        _ => encode_varint(value, out),
+        _ => {
+            let (bytes, length) = long_varint(value);
+            out.extend_from_slice(&bytes[..length]);
+        }
+    }
+}
+
+/// A varint's bytes, and how many they are.
+fn long_varint(mut value: u64) -> ([u8; 10], usize) {
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    loop {
+        bytes[length] = value as u8 | 0x80;
+        length += 1;
+        value >>= 7;
+        if value == 0 {
+            bytes[length - 1] &= 0x7f;
+            return (bytes, length);
+        }
     }
 }
 
@@ -225,9 +243,8 @@ pub fn message<O: Output>(out: &mut O, tag: u32, write: impl FnOnce(&mut O)) {
         bytes[start] = length as u8;
         return;
     }
-    let mut prefix = [0; 10];
-    encode_varint(length as u64, &mut prefix.as_mut_slice());
-    let prefix = &prefix[..encoded_len_varint(length as u64)];
+    let (prefix, prefix_bytes) = long_varint(length as u64);
+    let prefix = &prefix[..prefix_bytes];
     let end = bytes.len();
     bytes.extend_from_slice(&prefix[1..]);
     bytes.copy_within(start + 1..end, start + prefix.len());
@@ -255,6 +272,21 @@ mod tests {
             message(&mut written, 1, |out| text(out, 2, &failure.message));
             number(&mut written, 2, 1);
             assert_eq!(written, error.encode_to_vec(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_any_size_is_written_as_the_generated_code_writes_it() {
+        for bits in 0..64 {
+            for value in [(1_u64 << bits) - 1, 1 << bits, u64::MAX >> bits] {
+                let sequence = wire::HeartbeatRequest {
+                    sequence: value,
+                    ..Default::default()
+                };
+                let mut written = Vec::new();
+                number(&mut written, 3, value);
+                assert_eq!(written, sequence.encode_to_vec(), "{value}");
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! Walks a JSON text without keeping it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 pub(super) enum Fault {
     Duplicate(String),
@@ -43,6 +45,33 @@ pub(super) fn object(text: &str) -> Result<(), Fault> {
     }))
 }
 
+/// A key, borrowed from the text unless it has escapes.
+struct Key<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Read;
+
+        impl<'de> Visitor<'de> for Read {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
+            }
+        }
+
+        from.deserialize_str(Read)
+    }
+}
+
 impl<'a> Walk<'a> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         if self.depth == super::DEPTH_MAX {
@@ -59,7 +88,7 @@ impl<'a> Walk<'a> {
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = ();
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
         from.deserialize_any(self)
     }
 }
@@ -97,7 +126,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let Some(first) = entries.next_key::<String>()? else {
+        let Some(Key(first)) = entries.next_key()? else {
             self.deeper::<A::Error>()?;
             return Ok(());
         };
@@ -111,11 +140,11 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let inner = self.deeper()?;
         entries.next_value_seed(inner)?;
         // Few keys are compared one by one; only a large object earns a set.
-        let mut few = vec![first];
-        let mut many: HashSet<String> = HashSet::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            if few.contains(&key) || many.contains(&key) {
-                self.fault.replace(Some(Fault::Duplicate(key)));
+        let mut few = Vec::new();
+        let mut many: HashSet<Cow<'de, str>> = HashSet::new();
+        while let Some(Key(key)) = entries.next_key()? {
+            if key == first || few.contains(&key) || many.contains(&key) {
+                self.fault.replace(Some(Fault::Duplicate(key.into_owned())));
                 return Err(A::Error::custom("duplicate key"));
             }
             entries.next_value_seed(inner)?;

@@ -13,7 +13,7 @@ use proto::payload::{Payload, to_wire};
 use proto::wire;
 use proto::workflow::{OnFailure, Step, Workflow};
 use proto::write::{
-    Output, duration, failure, generated, instant, message, number, payload, text, value,
+    Output, bytes, duration, failure, generated, instant, message, number, payload, text, value,
 };
 
 use crate::store::Row;
@@ -32,10 +32,10 @@ pub(super) struct Shown<'a> {
 impl Shown<'_> {
     /// As the generated type, for answers that are not on the way of every transaction.
     pub(super) fn to_wire(self) -> wire::Transaction {
-        let mut bytes = Vec::new();
-        self.write(&mut bytes);
+        let mut written = Vec::new();
+        self.write(&mut written);
         // A test shows that they can be read.
-        wire::Transaction::decode(bytes::Bytes::from(bytes)).unwrap_or_default()
+        wire::Transaction::decode(bytes::Bytes::from(written)).unwrap_or_default()
     }
 
     /// As the bytes of a `Transaction`.
@@ -85,7 +85,7 @@ impl Shown<'_> {
             });
         }
         text(out, 16, &carried.start.idempotency_key);
-        text(out, 17, &self.cursor.to_string());
+        bytes(out, 17, &self.cursor.text());
     }
 }
 
