@@ -20,10 +20,10 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tests::{Suite, http, wait, workflows};
 
-use crate::core::{IN_FLIGHT, INPUT_BYTES, LOAD_TIME, LOAD_WARM_UP, three_noops, unmonitored};
+use crate::core::{IN_FLIGHT, INPUT_BYTES, LOAD_WARM_UP, three_noops, unmonitored};
 use crate::load::{Done, Load, object};
 use crate::report::Report;
-use crate::waiting;
+use crate::{turns, waiting};
 
 const FINISHED: usize = 10_000_000;
 const IN_FLIGHT_AT_RESTART: usize = 100_000;
@@ -35,10 +35,6 @@ const APART_US: i64 = 100;
 const REPLAY_PATIENCE: Duration = Duration::from_secs(900);
 
 pub(crate) async fn measure(report: &mut Report) -> Result<()> {
-    let suite = unmonitored().start().await;
-    let before = keyed(&suite).await?;
-    drop(suite);
-
     let mut suite = unmonitored().start().await;
     ensure!(suite.orchestrator.stop().await.success(), "it did not stop");
     let data = suite.directory().join("orchestrator");
@@ -54,11 +50,7 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     report.add("rebuild_10m_finished_s", replayed, "s");
     workflows::register(&suite.client()).await;
 
-    let after = keyed(&suite).await?;
-    let ratio = after.per_second() / before.per_second();
-    report.add("rate_ratio_10m_finished", ratio, "");
-    let ratio = after.percentile(99) / before.percentile(99);
-    report.add("p99_ratio_10m_finished", ratio, "");
+    compare_with_none(&suite, report).await?;
 
     waiting::start(&suite, IN_FLIGHT_AT_RESTART).await?;
     suite.orchestrator.kill();
@@ -71,19 +63,30 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The usual load, every second start with a random key.
-async fn keyed(suite: &Suite) -> Result<Done> {
+/// What a load comes to with so many finished, beside one with none.
+async fn compare_with_none(suite: &Suite, report: &mut Report) -> Result<()> {
+    let none = unmonitored().start().await;
+    let suites = [&none, suite];
+    for suite in suites {
+        keyed(suite, LOAD_WARM_UP).await?;
+    }
+    rustix::fs::sync();
+    let [without, with] = turns::alternate(async |at| keyed(suites[at], turns::TURN).await).await?;
+    let ratio = turns::ratio(&with, &without, Done::per_second);
+    report.add("rate_ratio_10m_finished", ratio, "");
+    let ratio = turns::ratio(&with, &without, |done| done.percentile(99));
+    report.add("p99_ratio_10m_finished", ratio, "");
+    Ok(())
+}
+
+/// The usual load for so long, every second start with a random key.
+async fn keyed(suite: &Suite, time: Duration) -> Result<Done> {
     let load = Load {
         keys: true,
         ..three_noops(suite)
     };
-    let warm = load.calls(IN_FLIGHT, LOAD_WARM_UP).await?;
-    rustix::fs::sync();
-    let done = load.calls(IN_FLIGHT, LOAD_TIME).await?;
-    ensure!(
-        !warm.ids.is_empty() && !done.ids.is_empty(),
-        "nothing was done"
-    );
+    let done = load.calls(IN_FLIGHT, time).await?;
+    ensure!(!done.ids.is_empty(), "nothing was done");
     Ok(done)
 }
 
