@@ -55,14 +55,6 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// With room for so many bytes beside large payloads.
-    pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            small: Vec::with_capacity(bytes),
-            ..Self::default()
-        }
-    }
-
     /// Adds what another one has.
     pub fn join(&mut self, other: Self) {
         let from = self.small.len();
@@ -305,7 +297,7 @@ mod tests {
                 });
                 payload(out, 3, two);
             }
-            let (mut plain, mut rope) = (Vec::new(), Rope::with_capacity(16));
+            let (mut plain, mut rope) = (Vec::new(), Rope::default());
             write(&mut plain, &payloads);
             write(&mut rope, &payloads);
             assert_eq!(rope.written(), plain.len(), "{one} {two}");

@@ -99,7 +99,7 @@ pub(crate) fn unreachable(
     }
 }
 
-/// A large payload is read in one piece.
+/// A payload of 64 KiB comes in one frame.
 const FRAME_BYTES_MAX: u32 = 128 * 1024;
 
 /// The settings of a connection to `address`: `host:port`, or a URL `http://host:port`.

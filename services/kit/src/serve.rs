@@ -40,7 +40,7 @@ use crate::status::{self, ErrorDomain};
 
 /// How long connections get to write their last frames once every call has ended.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
-/// A large payload is read in one piece.
+/// A payload of 64 KiB comes in one frame.
 const FRAME_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait before accepting again when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
