@@ -14,7 +14,7 @@ mod tests;
 
 use crate::event::Event;
 
-pub use decode::{Decoded, Malformed, decode, decode_batch};
+pub use decode::{Decoded, Malformed, decode, extent};
 pub use encode::Encoder;
 pub use kinds::record_kind;
 

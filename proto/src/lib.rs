@@ -12,6 +12,7 @@ pub mod event;
 pub mod lifecycle;
 pub mod batch;
 pub mod write;
+mod read;
 pub mod frame;
 pub mod convert;
 pub mod error;

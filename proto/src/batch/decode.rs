@@ -14,6 +14,7 @@ use crate::event::{
 };
 use crate::id::{HostId, StepName, Time, TransactionId, WorkerName, WorkflowName, check_name};
 use crate::payload::Payload;
+use crate::read::{self, Fields, Value};
 use crate::wire;
 use crate::wire::event_record::Kind as Record;
 use crate::workflow::Workflow;
@@ -37,69 +38,122 @@ pub struct Decoded {
     pub unknown: Vec<u64>,
 }
 
-/// Reads a batch. `payloads` is the batch's payload section; without it payloads are absent.
-pub fn decode(events: &[u8], payloads: Option<&Bytes>) -> Result<Decoded, Malformed> {
-    let batch = wire::EventBatch::decode(events).map_err(|error| Malformed {
-        offset: 0,
-        what: error.to_string(),
-    })?;
-    decode_batch(batch, payloads)
+/// Where a batch's events begin, and how many there are; they themselves are not looked at.
+pub fn extent(batch: &[u8]) -> Result<(u64, u64), Malformed> {
+    let (mut first_offset, mut count) = (0, 0);
+    for field in Fields::of(batch) {
+        match field.map_err(|what| Malformed { offset: 0, what })? {
+            (1, Value::Number(offset)) => first_offset = offset,
+            (5, Value::Bytes(_)) => count += 1,
+            _ => {}
+        }
+    }
+    Ok((first_offset, count))
 }
 
-/// Reads a batch that was parsed already.
-pub fn decode_batch(
-    batch: wire::EventBatch,
-    payloads: Option<&Bytes>,
-) -> Result<Decoded, Malformed> {
-    let first_offset = batch.first_offset;
-    let malformed = |what: &str| Malformed {
-        offset: first_offset,
-        what: what.to_owned(),
-    };
-    let mut names = Vec::with_capacity(batch.names.len());
-    for name in batch.names {
-        check_name("name", &name).map_err(|problem| malformed(&problem.message))?;
-        names.push(Arc::<str>::from(name));
+/// Reads a batch. `payloads` is the batch's payload section; without it payloads are absent.
+pub fn decode(batch: &[u8], payloads: Option<&Bytes>) -> Result<Decoded, Malformed> {
+    let (mut first_offset, mut time) = (0, Time::default());
+    let (mut names, mut transactions, mut records) = (Vec::new(), Vec::new(), Vec::new());
+    for field in Fields::of(batch) {
+        let malformed = |what| Malformed {
+            offset: first_offset,
+            what,
+        };
+        match field.map_err(malformed)? {
+            (1, Value::Number(offset)) => first_offset = offset,
+            (2, Value::Number(micros)) => time = Time(micros.cast_signed()),
+            (3, Value::Bytes(text)) => names.push(name(text).map_err(malformed)?),
+            (4, Value::Bytes(named)) => transactions.push(named),
+            (5, Value::Bytes(record)) => records.push(record),
+            _ => {}
+        }
     }
     let mut reader = Reader {
+        time,
         names,
-        transactions: Vec::new(),
+        transactions: Vec::with_capacity(transactions.len()),
         payloads,
         position: 0,
     };
-    for transaction in &batch.transactions {
-        let id = TransactionId::from_bytes(&transaction.transaction_id)
-            .ok_or_else(|| malformed("a transaction's id has not 16 bytes"))?;
-        let workflow = reader
-            .name(transaction.workflow)
-            .ok_or_else(|| malformed("a transaction's workflow is missing"))?;
-        reader
-            .transactions
-            .push((id, WorkflowName::trusted(workflow)));
+    for named in transactions {
+        let read = reader.transaction(named).map_err(|what| Malformed {
+            offset: first_offset,
+            what,
+        })?;
+        reader.transactions.push(read);
     }
     let mut decoded = Decoded {
-        events: Vec::with_capacity(batch.events.len()),
+        events: Vec::with_capacity(records.len()),
         unknown: Vec::new(),
     };
-    for (offset, mut record) in (first_offset..).zip(batch.events) {
-        let time = Time(batch.time_us).after_us(record.after_us);
-        match record.kind.take() {
+    for (offset, record) in (first_offset..).zip(records) {
+        let event = reader.event(record);
+        match event.map_err(|what| Malformed { offset, what })? {
             None => decoded.unknown.push(offset),
-            Some(kind) => {
-                let kind = reader
-                    .kind(&record, kind)
-                    .map_err(|what| Malformed { offset, what })?;
-                decoded.events.push(Stored {
-                    offset,
-                    event: Event { time, kind },
-                });
-            }
+            Some(event) => decoded.events.push(Stored { offset, event }),
         }
     }
     Ok(decoded)
 }
 
+fn name(text: &[u8]) -> Result<Arc<str>, String> {
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    check_name("name", text).map_err(|problem| problem.message)?;
+    Ok(text.into())
+}
+
+/// An event as it stands in a batch, see `EventRecord` in `event.proto`: what is not particular to its
+/// type, and that too where it is one of the frequent ones.
+#[derive(Default)]
+struct Lean<'a> {
+    after_us: u64,
+    transaction: u64,
+    step: u64,
+    worker: u64,
+    host: u64,
+    attempt: u64,
+    wait_us: u64,
+    run_us: u64,
+    undo: bool,
+    /// Its type's tag and message.
+    frequent: Option<(u32, &'a [u8])>,
+}
+
+impl<'a> Lean<'a> {
+    fn read(record: &'a [u8]) -> Result<Self, String> {
+        let mut lean = Self::default();
+        for field in Fields::of(record) {
+            match field? {
+                (1, Value::Number(number)) => lean.after_us = number,
+                (2, Value::Number(number)) => lean.transaction = number,
+                (3, Value::Number(number)) => lean.step = number,
+                (4, Value::Number(number)) => lean.worker = number,
+                (5, Value::Number(number)) => lean.host = number,
+                (6, Value::Number(number)) => lean.attempt = number,
+                (7, Value::Number(number)) => lean.wait_us = number,
+                (8, Value::Number(number)) => lean.run_us = number,
+                (16, Value::Number(number)) => lean.undo = number != 0,
+                (tag @ (9..=13 | 15), Value::Bytes(message)) => {
+                    lean.frequent = Some((tag, message));
+                }
+                _ => {}
+            }
+        }
+        Ok(lean)
+    }
+
+    fn timing(&self) -> Timing {
+        Timing {
+            wait_us: self.wait_us,
+            run_us: self.run_us,
+        }
+    }
+}
+
 struct Reader<'a> {
+    /// The batch's.
+    time: Time,
     names: Vec<Arc<str>>,
     transactions: Vec<(TransactionId, WorkflowName)>,
     payloads: Option<&'a Bytes>,
@@ -107,11 +161,60 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn name(&self, index: u32) -> Option<Arc<str>> {
-        self.names.get((index as usize).checked_sub(1)?).cloned()
+    /// What a `TransactionRef` says.
+    fn transaction(&self, named: &[u8]) -> Result<(TransactionId, WorkflowName), String> {
+        let (mut id, mut workflow) = (None, 0);
+        for field in Fields::of(named) {
+            match field? {
+                (1, Value::Bytes(bytes)) => id = TransactionId::from_bytes(bytes),
+                (2, Value::Number(index)) => workflow = index,
+                _ => {}
+            }
+        }
+        let id = id.ok_or("a transaction's id has not 16 bytes")?;
+        let workflow = self.name(workflow);
+        let workflow = workflow.ok_or("a transaction's workflow is missing")?;
+        Ok((id, WorkflowName::trusted(workflow)))
     }
 
-    fn kind(&mut self, record: &wire::EventRecord, kind: Record) -> Result<Kind, String> {
+    fn name(&self, index: u64) -> Option<Arc<str>> {
+        let index = usize::try_from(index).ok()?.checked_sub(1)?;
+        self.names.get(index).cloned()
+    }
+
+    /// An event; none where this program doesn't know its type.
+    fn event(&mut self, record: &[u8]) -> Result<Option<Event>, String> {
+        let lean = Lean::read(record)?;
+        let kind = match lean.frequent {
+            Some((15, [])) => {
+                let failed_steps = Vec::new();
+                self.transaction_of(&lean, TransactionEvent::Completed { failed_steps })?
+            }
+            Some((9, message)) => {
+                let delay_us = read::number(message, 1)?;
+                self.command_of(&lean, CommandEvent::Queued { delay_us })?
+            }
+            Some((10, _)) => self.command_of(&lean, CommandEvent::Dispatched)?,
+            Some((11, _)) => self.command_of(&lean, CommandEvent::PickedUp)?,
+            Some((12, _)) => self.command_of(&lean, CommandEvent::Processing)?,
+            Some((13, message)) => {
+                let result = self.payload(read::number(message, 1)?)?;
+                let timing = lean.timing();
+                self.command_of(&lean, CommandEvent::Completed { result, timing })?
+            }
+            _ => {
+                let record = wire::EventRecord::decode(record);
+                match record.map_err(|error| error.to_string())?.kind {
+                    None => return Ok(None),
+                    Some(kind) => self.kind(&lean, kind)?,
+                }
+            }
+        };
+        let time = self.time.after_us(lean.after_us);
+        Ok(Some(Event { time, kind }))
+    }
+
+    fn kind(&mut self, record: &Lean<'_>, kind: Record) -> Result<Kind, String> {
         let host = self.name(record.host).map(HostId::trusted);
         let named_host = || host.clone().ok_or_else(|| "its host is missing".to_owned());
         let step = |text: &str| {
@@ -233,24 +336,11 @@ impl Reader<'_> {
 
     fn command_event(
         &mut self,
-        record: &wire::EventRecord,
+        record: &Lean<'_>,
         kind: Record,
     ) -> Result<CommandEvent, String> {
-        let timing = Timing {
-            wait_us: record.wait_us,
-            run_us: record.run_us,
-        };
+        let timing = record.timing();
         Ok(match kind {
-            Record::CommandQueued(what) => CommandEvent::Queued {
-                delay_us: what.delay_us,
-            },
-            Record::CommandDispatched(_) => CommandEvent::Dispatched,
-            Record::CommandPickedUp(_) => CommandEvent::PickedUp,
-            Record::CommandProcessing(_) => CommandEvent::Processing,
-            Record::CommandCompleted(what) => CommandEvent::Completed {
-                result: self.payload(what.result_bytes)?,
-                timing,
-            },
             Record::CommandFailed(what) => CommandEvent::Failed {
                 failure: what.failure.unwrap_or_default().into(),
                 retried: what.retried,
@@ -265,7 +355,13 @@ impl Reader<'_> {
                 timing,
             },
             Record::CommandCancelled(_) => CommandEvent::Cancelled { timing },
-            Record::OrchestratorStarted(_)
+            // The frequent ones were taken before.
+            Record::CommandQueued(_)
+            | Record::CommandDispatched(_)
+            | Record::CommandPickedUp(_)
+            | Record::CommandProcessing(_)
+            | Record::CommandCompleted(_)
+            | Record::OrchestratorStarted(_)
             | Record::WorkflowRegistered(_)
             | Record::TransactionStarted(_)
             | Record::TransactionCompleted(_)
@@ -281,20 +377,20 @@ impl Reader<'_> {
             | Record::HostLost(_)
             | Record::HostDraining(_)
             | Record::HostQuarantined(_)
-            | Record::SystemSampled(_) => return Err("it is no event of a command".to_owned()),
+            | Record::SystemSampled(_) => return Err("it has two types".to_owned()),
         })
     }
 
     fn transaction_of(
         &self,
-        record: &wire::EventRecord,
+        record: &Lean<'_>,
         what: TransactionEvent,
     ) -> Result<Kind, String> {
         let (id, workflow) = self.subject(record)?;
         Ok(Kind::Transaction { id, workflow, what })
     }
 
-    fn command_of(&self, record: &wire::EventRecord, what: CommandEvent) -> Result<Kind, String> {
+    fn command_of(&self, record: &Lean<'_>, what: CommandEvent) -> Result<Kind, String> {
         let (id, workflow) = self.subject(record)?;
         let command = Command {
             step: self
@@ -305,7 +401,7 @@ impl Reader<'_> {
                 .name(record.worker)
                 .map(WorkerName::trusted)
                 .ok_or("its worker is missing")?,
-            attempt: record.attempt,
+            attempt: u32::try_from(record.attempt).unwrap_or(u32::MAX),
             undo: record.undo,
             host: self.name(record.host).map(HostId::trusted),
         };
@@ -317,10 +413,10 @@ impl Reader<'_> {
         })
     }
 
-    fn subject(&self, record: &wire::EventRecord) -> Result<(TransactionId, WorkflowName), String> {
-        (record.transaction as usize)
-            .checked_sub(1)
-            .and_then(|index| self.transactions.get(index))
+    fn subject(&self, record: &Lean<'_>) -> Result<(TransactionId, WorkflowName), String> {
+        usize::try_from(record.transaction)
+            .ok()
+            .and_then(|index| self.transactions.get(index.checked_sub(1)?))
             .cloned()
             .ok_or_else(|| "its transaction is missing".to_owned())
     }

@@ -146,6 +146,22 @@ proptest! {
         prop_assert_eq!(decoded, Decoded { events: sizes, unknown: Vec::new() });
     }
 
+    /// Another writer may put the tables last and say more than this program knows.
+    #[test]
+    fn fields_are_read_in_any_order_and_unknown_ones_passed_over(events in events()) {
+        let (bytes, payloads) = encode(&mut Encoder::default(), &events, 7);
+        let batch = wire::EventBatch::decode(&bytes[..]).expect("it parses");
+        let (records, tables) = (batch.events.clone(), wire::EventBatch { events: Vec::new(), ..batch });
+        let mut raw = Vec::new();
+        prost::encoding::double::encode(90, &1.5, &mut raw);
+        prost::encoding::float::encode(91, &1.5, &mut raw);
+        prost::encoding::string::encode(92, &"more".to_owned(), &mut raw);
+        raw.extend(wire::EventBatch { events: records, ..Default::default() }.encode_to_vec());
+        raw.extend(tables.encode_to_vec());
+        prop_assert_eq!(extent(&raw), Ok((7, events.len() as u64)));
+        prop_assert_eq!(decode(&raw, Some(&payloads)), decode(&bytes, Some(&payloads)));
+    }
+
     /// A kind that a later version may add, at a place among known ones.
     #[test]
     fn an_unknown_kind_is_reported_and_its_neighbours_are_read(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::batch::{Decoded, Malformed, decode_batch};
+use proto::batch::{Decoded, Malformed};
 use proto::id::Time;
 use proto::wire;
 use proto::wire::monitor_entry::Kind;
@@ -234,11 +234,6 @@ fn from_wire(entry: wire::MonitorEntry) -> Note {
             next: replaced.next_offset,
         },
     })
-}
-
-/// A parsed batch in strict types; its bytes are dropped.
-pub fn strict(batch: wire::EventBatch) -> Result<Decoded, Malformed> {
-    decode_batch(batch, None)
 }
 
 fn settings_to_wire(settings: &Settings) -> wire::MonitorSettings {

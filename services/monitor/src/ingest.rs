@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kit::status::reason_of;
-use prost::Message as _;
+use proto::batch;
 use proto::convert::from_timestamp;
 use proto::error::{Reason, word};
 use proto::event::Kind;
@@ -195,12 +195,11 @@ impl Tail {
             message.head_offset,
             message.head_time.as_ref().map_or(Time(0), from_timestamp),
         );
-        let batch = match wire::EventBatch::decode(bytes.clone()) {
-            Ok(batch) => batch,
-            Err(error) => return self.unreadable(&error.to_string(), message.cursor).await,
+        let (first, count) = match batch::extent(&bytes) {
+            Ok(extent) => extent,
+            Err(malformed) => return self.unreadable(&malformed.what, message.cursor).await,
         };
-        let (first, count) = (batch.first_offset, batch.events.len() as u64);
-        let decoded = entry::strict(batch);
+        let decoded = batch::decode(&bytes, None);
         if self.place.resyncing {
             let Some(from) = decoded.as_ref().ok().and_then(|decoded| {
                 decoded
