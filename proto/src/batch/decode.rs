@@ -334,11 +334,7 @@ impl Reader<'_> {
         })
     }
 
-    fn command_event(
-        &mut self,
-        record: &Lean<'_>,
-        kind: Record,
-    ) -> Result<CommandEvent, String> {
+    fn command_event(&mut self, record: &Lean<'_>, kind: Record) -> Result<CommandEvent, String> {
         let timing = record.timing();
         Ok(match kind {
             Record::CommandFailed(what) => CommandEvent::Failed {
@@ -381,11 +377,7 @@ impl Reader<'_> {
         })
     }
 
-    fn transaction_of(
-        &self,
-        record: &Lean<'_>,
-        what: TransactionEvent,
-    ) -> Result<Kind, String> {
+    fn transaction_of(&self, record: &Lean<'_>, what: TransactionEvent) -> Result<Kind, String> {
         let (id, workflow) = self.subject(record)?;
         Ok(Kind::Transaction { id, workflow, what })
     }

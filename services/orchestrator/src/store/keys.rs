@@ -4,7 +4,6 @@
 //! stay in it until the next start: they cost a look-up, nothing else. It learns the keys of earlier
 //! lives behind the start, and says yes to everything until it knows them all.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,6 +15,24 @@ const FIRST_KEYS: u64 = 1 << 16;
 const BITS_PER_KEY: u64 = 16;
 /// Bits set for each key.
 const PROBES: u64 = 4;
+
+/// Stands for a workflow and an idempotency key; as state.db has it, so it must stay what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyHash(pub(super) i64);
+
+impl KeyHash {
+    /// Of a key of a workflow. No name of a workflow is empty or has a control character, so the two
+    /// can't run into each other.
+    pub(super) fn of(workflow: &WorkflowName, key: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(workflow.as_str().as_bytes());
+        hasher.update(&[0]);
+        hasher.update(key.as_bytes());
+        let mut first = [0; 8];
+        hasher.finalize_xof().fill(&mut first);
+        Self(i64::from_le_bytes(first))
+    }
+}
 
 /// The filter; clones share it.
 #[derive(Clone, Debug)]
@@ -47,8 +64,8 @@ impl Default for Keys {
 
 impl Keys {
     /// Remembers a key; before its row is committed.
-    pub(crate) fn insert(&self, workflow: &WorkflowName, key: &str) {
-        let hash = hash(workflow, key);
+    pub(super) fn insert(&self, key: KeyHash) {
+        let hash = key.0.cast_unsigned();
         {
             let parts = self.0.parts.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(part) = parts.last()
@@ -67,16 +84,16 @@ impl Keys {
     }
 
     /// Every key that state.db had at the start is in it.
-    pub(crate) fn completed(&self) {
+    pub(super) fn completed(&self) {
         self.0.complete.store(true, Ordering::Release);
     }
 
     /// Whether the key may be there.
-    pub(crate) fn may_have(&self, workflow: &WorkflowName, key: &str) -> bool {
+    pub(super) fn may_have(&self, key: KeyHash) -> bool {
         if !self.0.complete.load(Ordering::Acquire) {
             return true;
         }
-        let hash = hash(workflow, key);
+        let hash = key.0.cast_unsigned();
         let parts = self.0.parts.read().unwrap_or_else(PoisonError::into_inner);
         parts.iter().any(|part| part.may_have(hash))
     }
@@ -114,13 +131,6 @@ impl Part {
     }
 }
 
-fn hash(workflow: &WorkflowName, key: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    workflow.hash(&mut hasher);
-    key.hash(&mut hasher);
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -132,20 +142,28 @@ mod tests {
         let keys = Keys::default();
         let workflow = WorkflowName::parse("orders").unwrap();
         let other = WorkflowName::parse("others").unwrap();
+        let key = |workflow, number| KeyHash::of(workflow, &format!("key-{number}"));
         assert!(
-            keys.may_have(&workflow, "key-0"),
+            keys.may_have(key(&workflow, 0)),
             "not all keys are known yet"
         );
         keys.completed();
-        assert!(!keys.may_have(&workflow, "key-0"));
+        assert!(!keys.may_have(key(&workflow, 0)));
         let count = 200_000;
-        for number in 0..count {
-            keys.insert(&workflow, &format!("key-{number}"));
-        }
-        assert!((0..count).all(|number| keys.may_have(&workflow, &format!("key-{number}"))));
+        (0..count).for_each(|number| keys.insert(key(&workflow, number)));
+        assert!((0..count).all(|number| keys.may_have(key(&workflow, number))));
         let claimed = (0..count)
-            .filter(|number| keys.may_have(&other, &format!("key-{number}")))
+            .filter(|number| keys.may_have(key(&other, *number)))
             .count();
         assert!(claimed < count / 50, "{claimed} of {count}");
+    }
+
+    #[test]
+    fn a_key_hashes_as_it_did_when_its_row_was_written() {
+        let workflow = WorkflowName::parse("orders").unwrap();
+        assert_eq!(
+            KeyHash::of(&workflow, "key-1"),
+            KeyHash(5_347_874_423_049_648_339)
+        );
     }
 }

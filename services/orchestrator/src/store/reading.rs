@@ -8,10 +8,12 @@ use bytes::Bytes;
 use eventlog::Reader;
 use proto::id::{Time, TransactionId, WorkflowName};
 use proto::lifecycle::TransactionState;
+use rusqlite::Connection;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _};
 
+use super::keys::KeyHash;
 use super::row::{self, COLUMNS, Row};
+use super::schema::stretch_of;
 use super::{Keys, Place, StoreError};
 
 /// A list's page ends after this long, however few it has found.
@@ -90,24 +92,12 @@ impl Lookup {
         workflow: WorkflowName,
         key: String,
     ) -> Result<Option<Known>, StoreError> {
-        if !self.keys.may_have(&workflow, &key) {
+        let hash = KeyHash::of(&workflow, &key);
+        if !self.keys.may_have(hash) {
             return Ok(None);
         }
-        self.run(move |connection, _| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM transactions WHERE workflow = ?1 AND idempotency_key = ?2"
-            ))?;
-            let found = statement
-                .query_row((workflow.as_str(), &key), |found| Ok(row::read(found)))
-                .optional()?
-                .transpose()?
-                .map(row::Stored::without_payloads);
-            Ok(found.map(|row| Known {
-                id: row.id,
-                input_hash: row.carried.start.input_hash,
-            }))
-        })
-        .await
+        self.run(move |connection, _| by_key(connection, hash, &workflow, &key))
+            .await
     }
 
     /// A page of a list, newest first, of what is older than `before`.
@@ -142,6 +132,43 @@ impl Lookup {
             .await
             .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
     }
+}
+
+/// Looks through one stretch of the log after the other, from the newest on: most keys that come again
+/// do so soon.
+fn by_key(
+    connection: &Connection,
+    hash: KeyHash,
+    workflow: &WorkflowName,
+    key: &str,
+) -> Result<Option<Known>, StoreError> {
+    // Asked for at once, they would be looked for in every row.
+    let bounds = "SELECT (SELECT min(first_offset) FROM transactions),
+                         (SELECT max(first_offset) FROM transactions)";
+    let mut bounds = connection.prepare_cached(bounds)?;
+    let bounds: (Option<i64>, Option<i64>) =
+        bounds.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(oldest), Some(newest)) = bounds else {
+        return Ok(None);
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM transactions INDEXED BY transactions_key
+         WHERE first_offset >> 20 = ?1 AND key_hash = ?2"
+    ))?;
+    for stretch in (stretch_of(oldest)..=stretch_of(newest)).rev() {
+        let mut rows = statement.query((stretch, hash.0))?;
+        while let Some(found) = rows.next()? {
+            let row = row::read(found)?.without_payloads();
+            let start = row.carried.start;
+            if row.workflow == *workflow && start.idempotency_key == key {
+                return Ok(Some(Known {
+                    id: row.id,
+                    input_hash: start.input_hash,
+                }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn list(

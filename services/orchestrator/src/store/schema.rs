@@ -4,23 +4,24 @@ use std::sync::Arc;
 
 use eventlog::{Bounds, Offset, Reader};
 use prost::Message as _;
-use proto::id::WorkflowName;
 use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::keys::KeyHash;
 use super::row::{COLUMNS, Raw, Row};
 use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 /// Live rows that one thread hands to another.
 const ROWS_AT_ONCE: usize = 512;
 /// Up to this size the whole file is checked at each start: it takes a moment.
 const CHECKED_BYTES_MAX: i64 = 64 << 20;
 
 /// A transaction's key is where the log has its beginning: rows are added about in this order, and those
-/// of what was trimmed stand together.
+/// of what was trimmed stand together. So do idempotency keys, by stretches of the log ([`stretch_of`]):
+/// they come at random, and in one index of all of them each new one would change another page.
 const TABLES: &str = "
 CREATE TABLE mark (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -44,15 +45,15 @@ CREATE TABLE transactions (
     start_us INTEGER NOT NULL,
     update_us INTEGER NOT NULL,
     ended INTEGER NOT NULL,
-    idempotency_key TEXT,
+    key_hash INTEGER,
     snapshot BLOB NOT NULL,
     payloads BLOB NOT NULL,
     inline_max INTEGER NOT NULL,
     checksum INTEGER NOT NULL
 );
 CREATE INDEX transactions_live ON transactions (ended) WHERE ended = 0;
-CREATE INDEX transactions_key ON transactions (workflow, idempotency_key)
-    WHERE idempotency_key IS NOT NULL;
+CREATE INDEX transactions_key ON transactions (first_offset >> 20, key_hash)
+    WHERE key_hash IS NOT NULL;
 CREATE INDEX transactions_workflow ON transactions (workflow, id);
 ";
 
@@ -150,18 +151,20 @@ fn check_small_file(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The stretch of the log whose keys stand together in the index with those of a transaction that
+/// began at this offset; as `transactions_key` counts them.
+pub(super) fn stretch_of(first_offset: i64) -> i64 {
+    first_offset >> 20
+}
+
 /// Fills the filter; the index alone is read.
 pub(super) fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
     let mut statement = connection.prepare(
-        "SELECT workflow, idempotency_key FROM transactions WHERE idempotency_key IS NOT NULL",
+        "SELECT key_hash FROM transactions INDEXED BY transactions_key WHERE key_hash IS NOT NULL",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let workflow: String = row.get(0)?;
-        let key: String = row.get(1)?;
-        let workflow = WorkflowName::parse(&workflow)
-            .map_err(|problem| StoreError::Damaged(problem.message))?;
-        known.insert(&workflow, &key);
+        known.insert(KeyHash(row.get(0)?));
     }
     known.completed();
     Ok(())

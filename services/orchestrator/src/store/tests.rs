@@ -222,6 +222,41 @@ async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
 }
 
 #[tokio::test]
+async fn a_key_is_found_however_far_away_its_transaction_began_and_no_other_in_its_place() {
+    let fixture = fixture();
+    let began = [3_u64, 40 << 20, (40 << 20) + 9, 90 << 20];
+    let rows: Vec<_> = (1_u8..)
+        .zip(began)
+        .map(|(number, at)| {
+            let key = format!("k{number}");
+            let done = TransactionState::Completed;
+            Arc::new(row(number, &key, done, json(1), (at, at + 1)))
+        })
+        .collect();
+    let (applied, rows_of) = ((90 << 20) + 2, rows.clone());
+    let handover = Handover {
+        applied,
+        rows: rows_of,
+        ..Handover::default()
+    };
+    write(&fixture, vec![handover]);
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    let found = async |key: &str| {
+        let known = lookup.by_key(rows[0].workflow.clone(), key.to_owned());
+        known.await.unwrap().map(|known| known.id)
+    };
+    for (number, row) in (1..).zip(&rows) {
+        assert_eq!(found(&format!("k{number}")).await, Some(row.id));
+    }
+    // As if the hashes of two keys were the same.
+    let connection = fixture.place.connect(false).unwrap();
+    let one_hash = "UPDATE transactions SET key_hash =
+        (SELECT key_hash FROM transactions WHERE first_offset = 40 << 20)";
+    connection.execute(one_hash, []).unwrap();
+    assert_eq!(found("k2").await, Some(rows[1].id));
+}
+
+#[tokio::test]
 async fn lists_are_newest_first_in_pages_and_filtered() {
     let fixture = fixture();
     let rows: Vec<_> = (1..=5)

@@ -12,6 +12,7 @@ use prost::Message as _;
 use proto::workflow::Workflow;
 use rusqlite::Connection;
 
+use super::keys::KeyHash;
 use super::row::{Row, RowEncoder};
 use super::schema::{mark_checksum, offset_to_sql, workflow_checksum};
 use super::{Place, StoreError};
@@ -230,7 +231,7 @@ impl Writer {
             // A carried transaction moves, any other stays where it is.
             let mut transaction = sql.prepare_cached(
                 "INSERT INTO transactions (id, workflow, state, start_us, update_us, ended,
-                    first_offset, idempotency_key, snapshot, payloads, inline_max, checksum)
+                    first_offset, key_hash, snapshot, payloads, inline_max, checksum)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                  ON CONFLICT (first_offset) DO UPDATE SET state = excluded.state,
                     update_us = excluded.update_us, ended = excluded.ended,
@@ -250,10 +251,9 @@ impl Writer {
             for row in rows {
                 let encoded = self.encoder.encode(row, inline_max);
                 let key = &row.carried.start.idempotency_key;
-                if !key.is_empty() {
-                    // Before it is committed, so that nobody misses it in between.
-                    self.place.keys.insert(&row.workflow, key);
-                }
+                let key = (!key.is_empty()).then(|| KeyHash::of(&row.workflow, key));
+                // Before it is committed, so that nobody misses it in between.
+                key.inspect(|key| self.place.keys.insert(*key));
                 transaction.execute(rusqlite::params![
                     row.id.0.as_slice(),
                     row.workflow.as_str(),
@@ -262,7 +262,7 @@ impl Writer {
                     row.update_time.0,
                     row.ended(),
                     offset_to_sql(row.first_offset),
-                    (!key.is_empty()).then_some(key),
+                    key.map(|key| key.0),
                     encoded.snapshot,
                     encoded.payloads,
                     offset_to_sql(inline_max),
