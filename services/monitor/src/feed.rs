@@ -2,7 +2,7 @@
 //! position of its own.
 //!
 //! Nobody holds up the recorder: the ring forgets its oldest records whether they were read or not,
-//! and who is behind it reads on from the log.
+//! and who is behind it reads on from the log. Without a subscriber it keeps nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -77,10 +77,15 @@ impl Feed {
     /// Adds what was just recorded.
     pub fn push(&self, taken: Arc<Taken>) {
         let end = taken.end;
-        let mut forgotten = Vec::new();
+        // Freed outside of the lock.
+        let mut forgotten = VecDeque::new();
         {
             let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-            ring.push_back(taken);
+            if self.subscribers() == 0 {
+                forgotten = std::mem::take(&mut *ring);
+            } else {
+                ring.push_back(taken);
+            }
             while ring.len() > 1
                 && ring
                     .front()
@@ -112,11 +117,9 @@ impl Feed {
         self.places_max - self.places.available_permits()
     }
 
-    /// The oldest position in the ring; the head where it is empty.
+    /// The oldest position that a full ring would have.
     pub fn ring_begins(&self) -> u64 {
-        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        ring.front()
-            .map_or_else(|| *self.head.borrow(), |oldest| oldest.first)
+        self.head.borrow().saturating_sub(self.positions_max)
     }
 
     /// Some records from the one that holds `from` on; none at the head.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use proto::batch::Stored;
 use proto::event::{Command, CommandEvent, HostEvent, Kind};
 use proto::id::{Time, TransactionId};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,12 @@ impl Fold for Health {
         }
         match &entry.what {
             What::Events(events) => {
-                for stored in &events.events {
+                // Of what came of a command at once, only its last place counts.
+                for stored in events
+                    .events
+                    .chunk_by(of_one_command)
+                    .filter_map(<[_]>::last)
+                {
                     let time_us = stored.event.time.0;
                     match &stored.event.kind {
                         Kind::Command {
@@ -146,6 +152,24 @@ impl Fold for Health {
             | What::Unknown => {}
         }
     }
+}
+
+/// Whether two events that follow one another are of the same attempt at the same step.
+fn of_one_command(one: &Stored, next: &Stored) -> bool {
+    let (
+        Kind::Command { id, command, .. },
+        Kind::Command {
+            id: next_id,
+            command: next,
+            ..
+        },
+    ) = (&one.event.kind, &next.event.kind)
+    else {
+        return false;
+    };
+    id == next_id
+        && command.step == next.step
+        && (command.attempt, command.undo) == (next.attempt, next.undo)
 }
 
 impl Health {
@@ -183,9 +207,14 @@ impl Health {
         {
             host.last_us = host.last_us.max(time_us);
         }
+        let now = outcome(what).is_none().then_some(Open { worker, host });
+        let part = self.open.part(&key);
+        let known = match now {
+            Some(open) => part.insert(key, open),
+            None => part.remove(&key),
+        };
         // A command's place is taken back before its new one is counted, so that no event that
         // is missed can make the counts drift.
-        let known = self.open.part(&key).remove(&key);
         match known {
             Some(Open {
                 worker,
@@ -200,7 +229,7 @@ impl Health {
             }
             None => {}
         }
-        if outcome(what).is_some() {
+        if now.is_none() {
             self.worker(worker).last_outcome_us = Some(time_us);
             return;
         }
@@ -210,7 +239,6 @@ impl Health {
         }
         // It is a worker that was named, even where it has no command in its queue.
         self.worker(worker);
-        self.open.part(&key).insert(key, Open { worker, host });
     }
 
     fn host(&mut self, name: &str, what: &HostEvent, time_us: i64) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use proto::convert::timing;
-use proto::event::{CommandEvent, Kind, TransactionEvent};
+use proto::event::{CommandEvent, Event, Kind, TransactionEvent};
 use serde::{Deserialize, Serialize};
 
 use super::histogram::{Histogram, Merged, Summary};
@@ -55,13 +55,13 @@ struct Cell {
 }
 
 impl Cell {
-    fn count(&mut self, number: TypeNumber) {
+    fn count(&mut self, number: TypeNumber, events: u64) {
         match self
             .types
             .binary_search_by_key(&number, |(number, _)| *number)
         {
-            Ok(at) => self.types[at].1 += 1,
-            Err(at) => self.types.insert(at, (number, 1)),
+            Ok(at) => self.types[at].1 += events,
+            Err(at) => self.types.insert(at, (number, events)),
         }
     }
 
@@ -78,13 +78,7 @@ impl Bucket for Cells {
             }
             let target = self.0.entry(*subject).or_default();
             for (number, count) in &cell.types {
-                match target
-                    .types
-                    .binary_search_by_key(number, |(number, _)| *number)
-                {
-                    Ok(at) => target.types[at].1 += count,
-                    Err(at) => target.types.insert(at, (*number, *count)),
-                }
+                target.count(*number, *count);
             }
             target.latency.merge(&cell.latency);
             if tier > 1 {
@@ -150,104 +144,170 @@ impl Fold for Rates {
         let What::Events(events) = &entry.what else {
             return;
         };
+        let mut alike = Vec::new();
         for stored in &events.events {
-            self.event(&stored.event, settings);
+            self.sizes(&stored.event, settings);
+            let (same, latency) = sorted(&stored.event);
+            let at = alike.iter().position(|one: &Alike<'_>| one.same == same);
+            let at = at.unwrap_or_else(|| {
+                if alike.len() == ALIKE_MAX {
+                    self.count(&mut alike, settings);
+                }
+                alike.push(Alike::new(same, stored.event.time.0));
+                alike.len() - 1
+            });
+            alike[at].events += 1;
+            alike[at].latencies.extend(latency);
         }
-        for _ in 0..events.unknown {
-            self.count(events.head_time.0.min(now), 0, None, None, None, settings);
+        if events.unknown > 0 {
+            let since_us = events.head_time.0.min(now);
+            alike.push(Alike {
+                events: events.unknown,
+                ..Alike::new(Same::unknown(since_us), since_us)
+            });
+        }
+        self.count(&mut alike, settings);
+    }
+}
+
+/// So many kinds of events of one batch are gathered before they are counted.
+const ALIKE_MAX: usize = 16;
+
+/// What events have in common that are counted as one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Same<'a> {
+    second: i64,
+    number: TypeNumber,
+    workflow: Option<&'a str>,
+    worker: Option<&'a str>,
+}
+
+/// Events of a batch that are counted as one: most of them differ in nothing that counts here.
+struct Alike<'a> {
+    same: Same<'a>,
+    /// When the first of them happened.
+    since_us: i64,
+    events: u64,
+    latencies: Vec<u64>,
+}
+
+impl Same<'_> {
+    /// An event of a type that this program doesn't know.
+    fn unknown(time_us: i64) -> Self {
+        Self {
+            second: time_us.div_euclid(1_000_000),
+            number: 0,
+            workflow: None,
+            worker: None,
         }
     }
 }
 
-impl Rates {
-    fn event(&mut self, event: &proto::event::Event, settings: &Settings) {
-        let number = TypeNumber::try_from(event.event_type() as i32).unwrap_or_default();
-        let (mut workflow, mut worker, mut latency) = (None, None, None);
-        match &event.kind {
-            Kind::WorkflowRegistered(definition) => {
-                workflow = Some(self.names.intern(definition.name.as_str()));
-            }
-            Kind::Transaction {
-                workflow: name,
-                what,
-                ..
-            } => {
-                workflow = Some(self.names.intern(name.as_str()));
-                if let TransactionEvent::Started(start) = what
-                    && settings.payload_sizes
-                {
-                    self.input_bytes_total += start.input.size();
-                }
-            }
-            Kind::Command {
-                workflow: name,
-                command,
-                what,
-                ..
-            } => {
-                workflow = Some(self.names.intern(name.as_str()));
-                worker = Some(self.names.intern(command.worker.as_str()));
-                if !matches!(what, CommandEvent::Cancelled { .. }) {
-                    latency = timing(what).map(|timing| timing.latency_us());
-                }
-                if let CommandEvent::Completed { result, .. } = what
-                    && settings.payload_sizes
-                {
-                    self.result_bytes_total += result.size();
-                }
-            }
-            Kind::OrchestratorStarted { .. }
-            | Kind::Host { .. }
-            | Kind::ResultRefused { .. }
-            | Kind::SystemSampled { .. } => {}
+impl<'a> Alike<'a> {
+    fn new(same: Same<'a>, since_us: i64) -> Self {
+        Self {
+            same,
+            since_us,
+            events: 0,
+            latencies: Vec::new(),
         }
-        self.count(event.time.0, number, workflow, worker, latency, settings);
+    }
+}
+
+/// What an event is counted as, and its command's latency where it is an outcome that has one.
+fn sorted(event: &Event) -> (Same<'_>, Option<u64>) {
+    let (mut workflow, mut worker, mut latency) = (None, None, None);
+    match &event.kind {
+        Kind::WorkflowRegistered(definition) => workflow = Some(definition.name.as_str()),
+        Kind::Transaction { workflow: name, .. } => workflow = Some(name.as_str()),
+        Kind::Command {
+            workflow: name,
+            command,
+            what,
+            ..
+        } => {
+            workflow = Some(name.as_str());
+            worker = Some(command.worker.as_str());
+            if !matches!(what, CommandEvent::Cancelled { .. }) {
+                latency = timing(what).map(|timing| timing.latency_us());
+            }
+        }
+        Kind::OrchestratorStarted { .. }
+        | Kind::Host { .. }
+        | Kind::ResultRefused { .. }
+        | Kind::SystemSampled { .. } => {}
+    }
+    let same = Same {
+        second: event.time.0.div_euclid(1_000_000),
+        number: TypeNumber::try_from(event.event_type() as i32).unwrap_or_default(),
+        workflow,
+        worker,
+    };
+    (same, latency)
+}
+
+impl Rates {
+    fn sizes(&mut self, event: &Event, settings: &Settings) {
+        if !settings.payload_sizes {
+            return;
+        }
+        match &event.kind {
+            Kind::Transaction {
+                what: TransactionEvent::Started(start),
+                ..
+            } => self.input_bytes_total += start.input.size(),
+            Kind::Command {
+                what: CommandEvent::Completed { result, .. },
+                ..
+            } => self.result_bytes_total += result.size(),
+            _ => {}
+        }
     }
 
-    fn count(
-        &mut self,
-        time_us: i64,
-        number: TypeNumber,
-        workflow: Option<NameId>,
-        worker: Option<NameId>,
-        latency: Option<u64>,
-        settings: &Settings,
-    ) {
-        *self.totals.entry(number).or_default() += 1;
-        let (tier, cells) = self.tiers.at(time_us);
-        let ten = time_us.div_euclid(10_000_000);
+    /// Counts what was gathered.
+    fn count(&mut self, alike: &mut Vec<Alike<'_>>, settings: &Settings) {
         let limit = usize::try_from(settings.series_max).unwrap_or(usize::MAX);
-        let mut add = |subject: Subject, other: Subject| {
-            let over = cells.0.len() >= limit && !cells.0.contains_key(&subject);
-            let cell = cells
-                .0
-                .entry(if over { other } else { subject })
-                .or_default();
-            cell.count(number);
-            if let Some(us) = latency {
-                cell.latency.record(us);
+        for Alike {
+            same,
+            since_us,
+            events,
+            latencies,
+        } in alike.drain(..)
+        {
+            let workflow = same.workflow.map(|name| self.names.intern(name));
+            let worker = same.worker.map(|name| self.names.intern(name));
+            *self.totals.entry(same.number).or_default() += events;
+            let (tier, cells) = self.tiers.at(since_us);
+            let ten = same.second.div_euclid(10);
+            let mut add = |subject: Subject, other: Subject| {
+                let over = cells.0.len() >= limit && !cells.0.contains_key(&subject);
+                let cell = cells
+                    .0
+                    .entry(if over { other } else { subject })
+                    .or_default();
+                cell.count(same.number, events);
+                for us in &latencies {
+                    cell.latency.record(*us);
+                }
+                if tier > 1 {
+                    let late = if cell.late.0 == ten { cell.late.1 } else { 0 };
+                    cell.late = (ten, late + events);
+                    cell.peak = cell.peak.max(cell.late.1);
+                }
+            };
+            add(Subject::All, Subject::All);
+            if let Some(workflow) = workflow {
+                add(Subject::Workflow(workflow), Subject::Workflow(OTHER_ID));
             }
-            if tier > 1 {
-                cell.late = if cell.late.0 == ten {
-                    (ten, cell.late.1 + 1)
-                } else {
-                    (ten, 1)
-                };
-                cell.peak = cell.peak.max(cell.late.1);
+            if let Some(worker) = worker {
+                add(Subject::Worker(worker), Subject::Worker(OTHER_ID));
             }
-        };
-        add(Subject::All, Subject::All);
-        if let Some(workflow) = workflow {
-            add(Subject::Workflow(workflow), Subject::Workflow(OTHER_ID));
-        }
-        if let Some(worker) = worker {
-            add(Subject::Worker(worker), Subject::Worker(OTHER_ID));
-        }
-        if let (Some(workflow), Some(worker), true) = (workflow, worker, tier < 2) {
-            add(
-                Subject::Pair(workflow, worker),
-                Subject::Pair(OTHER_ID, OTHER_ID),
-            );
+            if let (Some(workflow), Some(worker), true) = (workflow, worker, tier < 2) {
+                add(
+                    Subject::Pair(workflow, worker),
+                    Subject::Pair(OTHER_ID, OTHER_ID),
+                );
+            }
         }
     }
 
