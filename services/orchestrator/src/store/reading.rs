@@ -1,6 +1,7 @@
 //! Lookups in state.db: by id, by idempotency key, and lists. Off the runtime's threads, on a
 //! connection of their own; a long one is cut short rather than let the WAL grow.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,10 +94,11 @@ impl Lookup {
         key: String,
     ) -> Result<Option<Known>, StoreError> {
         let hash = KeyHash::of(&workflow, &key);
-        if !self.keys.may_have(hash) {
+        let places = self.keys.may_have(hash);
+        if places.is_empty() {
             return Ok(None);
         }
-        self.run(move |connection, _| by_key(connection, hash, &workflow, &key))
+        self.run(move |connection, _| by_key(connection, places, hash, &workflow, &key))
             .await
     }
 
@@ -138,6 +140,7 @@ impl Lookup {
 /// do so soon.
 fn by_key(
     connection: &Connection,
+    places: Vec<RangeInclusive<i64>>,
     hash: KeyHash,
     workflow: &WorkflowName,
     key: &str,
@@ -155,7 +158,9 @@ fn by_key(
         "SELECT {COLUMNS} FROM transactions INDEXED BY transactions_key
          WHERE first_offset >> 20 = ?1 AND key_hash = ?2"
     ))?;
-    for stretch in (stretch_of(oldest)..=stretch_of(newest)).rev() {
+    let (oldest, newest) = (stretch_of(oldest), stretch_of(newest));
+    let there = |place: RangeInclusive<i64>| oldest.max(*place.start())..=newest.min(*place.end());
+    for stretch in places.into_iter().flat_map(|place| there(place).rev()) {
         let mut rows = statement.query((stretch, hash.0))?;
         while let Some(found) = rows.next()? {
             let row = row::read(found)?.without_payloads();

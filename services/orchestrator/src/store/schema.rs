@@ -160,11 +160,12 @@ pub(super) fn stretch_of(first_offset: i64) -> i64 {
 /// Fills the filter; the index alone is read.
 pub(super) fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
     let mut statement = connection.prepare(
-        "SELECT key_hash FROM transactions INDEXED BY transactions_key WHERE key_hash IS NOT NULL",
+        "SELECT key_hash, first_offset >> 20 FROM transactions INDEXED BY transactions_key
+         WHERE key_hash IS NOT NULL",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        known.insert(KeyHash(row.get(0)?));
+        known.insert(KeyHash(row.get(0)?), row.get(1)?);
     }
     known.completed();
     Ok(())

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 
 use super::keys::KeyHash;
 use super::row::{Row, RowEncoder};
-use super::schema::{mark_checksum, offset_to_sql, workflow_checksum};
+use super::schema::{mark_checksum, offset_to_sql, stretch_of, workflow_checksum};
 use super::{Place, StoreError};
 
 /// How long to wait before a write that failed is tried again.
@@ -252,8 +252,11 @@ impl Writer {
                 let encoded = self.encoder.encode(row, inline_max);
                 let key = &row.carried.start.idempotency_key;
                 let key = (!key.is_empty()).then(|| KeyHash::of(&row.workflow, key));
-                // Before it is committed, so that nobody misses it in between.
-                key.inspect(|key| self.place.keys.insert(*key));
+                let first_offset = offset_to_sql(row.first_offset);
+                if let Some(key) = key {
+                    // Before it is committed, so that nobody misses it in between.
+                    self.place.keys.insert(key, stretch_of(first_offset));
+                }
                 transaction.execute(rusqlite::params![
                     row.id.0.as_slice(),
                     row.workflow.as_str(),
@@ -261,7 +264,7 @@ impl Writer {
                     row.carried.start_time.0,
                     row.update_time.0,
                     row.ended(),
-                    offset_to_sql(row.first_offset),
+                    first_offset,
                     key.map(|key| key.0),
                     encoded.snapshot,
                     encoded.payloads,
