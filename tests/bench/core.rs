@@ -105,6 +105,8 @@ pub(crate) async fn monitored(report: &mut Report) -> Result<()> {
     }
     with.monitor_caught_up().await;
     rustix::fs::sync();
+    let used = || processes::time_of(&[with.monitor.id()]);
+    let before = used()?;
     let mut behind = Vec::new();
     let turns = alternate(async |at| match at {
         0 => {
@@ -118,6 +120,9 @@ pub(crate) async fn monitored(report: &mut Report) -> Result<()> {
     })
     .await?;
     let [followed, alone] = &turns;
+    let workflows: usize = followed.iter().map(|done| done.ids.len()).sum();
+    let each = (used()? - before).as_secs_f64() * 1e3 / workflows as f64;
+    report.add("cpu_ms_per_workflow_of_monitor", each, "ms");
     let rate = |turns: &[Done]| median(turns.iter().map(Done::per_second));
     report.add("workflows_per_second_200_monitored", rate(followed), "1/s");
     report.add(
