@@ -65,7 +65,9 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
     if read_only {
         return Ok(());
     }
-    // Effective only before the first table.
+    // Effective only before the first table. Most of what a handover changes are whole pages, and each
+    // costs two writes into the WAL and one out of it, however large it is.
+    connection.pragma_update(None, "page_size", 16_384)?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // It is a fold and can be rebuilt: a power cut may take its last rows, never its consistency.
@@ -73,7 +75,7 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
     // What a handover changes stays in memory until it is committed.
     connection.pragma_update(None, "cache_size", -8192)?;
     // A passive checkpoint each 16 MiB of WAL.
-    connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 1024)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     Ok(())
 }

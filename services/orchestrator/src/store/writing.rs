@@ -288,7 +288,7 @@ impl Writer {
         if handover.forget_before.is_some() {
             // A step at a time: what is freed now is used again anyway.
             self.connection
-                .execute_batch("PRAGMA incremental_vacuum(4096)")?;
+                .execute_batch("PRAGMA incremental_vacuum(1024)")?;
         }
         Ok(())
     }
