@@ -35,10 +35,12 @@ pub(super) struct Upkeep {
     changed: HashSet<TransactionId>,
     /// Rows of ended transactions, for the next handover.
     rows: Vec<Arc<Row>>,
+    /// What is remembered of them.
+    ended: Vec<Ended>,
     /// Definitions that came since the last handover.
     workflows: Vec<(Offset, Arc<Workflow>)>,
     /// Ended transactions of the handover that is under way; they leave memory with its answer.
-    leaving: Vec<Arc<Row>>,
+    leaving: Vec<Ended>,
     /// Whether a handover is under way.
     under_way: bool,
     /// Up to where state.db was handed everything.
@@ -56,6 +58,28 @@ pub(super) struct Upkeep {
     trim: Trim,
     /// Answers of state.db that were met while waiting for inputs.
     answers: Vec<Option<Stored>>,
+}
+
+/// An ended transaction on its way out of memory, whose row is the store's to free.
+struct Ended {
+    id: TransactionId,
+    /// Its idempotency key, and what that was used for.
+    key: Option<Box<((WorkflowName, String), Known)>>,
+}
+
+impl Ended {
+    fn of(row: &Row) -> Self {
+        let start = &row.carried.start;
+        let key = (!start.idempotency_key.is_empty()).then(|| {
+            let key = (row.workflow.clone(), start.idempotency_key.clone());
+            let known = Known {
+                id: row.id,
+                input_hash: start.input_hash.clone(),
+            };
+            Box::new((key, known))
+        });
+        Self { id: row.id, key }
+    }
 }
 
 /// How far a trim is.
@@ -103,6 +127,7 @@ impl Upkeep {
 
     pub(super) fn ended(&mut self, id: TransactionId, row: Arc<Row>) {
         self.changed.remove(&id);
+        self.ended.push(Ended::of(&row));
         self.rows.push(row);
     }
 
@@ -169,24 +194,17 @@ impl Upkeep {
     }
 
     /// A handover is committed: its ended transactions leave memory.
-    fn committed(&mut self, applied: Offset) -> Vec<Arc<Row>> {
+    fn committed(&mut self, applied: Offset) -> Vec<TransactionId> {
         self.under_way = false;
         self.applied = applied;
         self.handovers += 1;
-        let left = std::mem::take(&mut self.leaving);
-        let mut keys = Vec::new();
-        for row in &left {
-            let start = &row.carried.start;
-            if start.idempotency_key.is_empty() {
-                continue;
+        let (mut left, mut keys) = (Vec::with_capacity(self.leaving.len()), Vec::new());
+        for Ended { id, key } in self.leaving.drain(..) {
+            left.push(id);
+            if let Some((key, known)) = key.map(|boxed| *boxed) {
+                self.lately.insert(key.clone(), known);
+                keys.push(key);
             }
-            let key = (row.workflow.clone(), start.idempotency_key.clone());
-            let known = Known {
-                id: row.id,
-                input_hash: start.input_hash.clone(),
-            };
-            self.lately.insert(key.clone(), known);
-            keys.push(key);
         }
         self.lately_by_handover.push_back((self.handovers, keys));
         while self
@@ -205,7 +223,7 @@ impl Upkeep {
     /// Everything that changed, as of `durable`.
     fn handover(&mut self, state: &engine::State, durable: Offset) -> Handover {
         let mut rows = std::mem::take(&mut self.rows);
-        self.leaving.clone_from(&rows);
+        self.leaving = std::mem::take(&mut self.ended);
         let mut changed: Vec<_> = self.changed.drain().collect();
         // By id is by time, which is how the indexes are filled best; and it repeats itself.
         changed.sort_unstable();
@@ -213,7 +231,7 @@ impl Upkeep {
             if let Some(snapshot) = state.snapshot(&id) {
                 let row = Arc::new(Row::of(id, snapshot));
                 if row.ended() {
-                    self.leaving.push(row.clone());
+                    self.leaving.push(Ended::of(&row));
                 }
                 rows.push(row);
             }
@@ -262,8 +280,8 @@ impl Driver {
                 self.shared
                     .handovers
                     .store(self.upkeep.handovers, Ordering::Release);
-                for row in &left {
-                    self.state.remove(&row.id);
+                for id in &left {
+                    self.state.remove(id);
                 }
                 let ready = self
                     .upkeep
