@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use crate::id::{CommandId, HostId, StepName, Time, TransactionId, WorkerName, WorkflowName};
+use crate::id::{
+    CommandId, HostId, Moment, StepName, Time, TransactionId, WorkerName, WorkflowName,
+};
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
 use crate::wire;
@@ -233,9 +236,9 @@ pub struct CarriedStep {
     /// As losses, of its undo.
     pub undo_losses: u32,
     /// The last failure.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// Its attempts so far, oldest first.
-    pub commands: Vec<CarriedCommand>,
+    pub commands: SmallVec<[CarriedCommand; 1]>,
 }
 
 /// One attempt within a carried step.
@@ -252,19 +255,19 @@ pub struct CarriedCommand {
     /// When it was queued.
     pub queued: Time,
     /// When it was dispatched; none before.
-    pub dispatched: Option<Time>,
+    pub dispatched: Option<Moment>,
     /// When a slot took it; none before.
-    pub picked_up: Option<Time>,
+    pub picked_up: Option<Moment>,
     /// When its handler began; none before.
-    pub processing: Option<Time>,
+    pub processing: Option<Moment>,
     /// When its outcome came; none before.
-    pub ended: Option<Time>,
+    pub ended: Option<Moment>,
     /// How long it took, once it has ended.
     pub timing: Timing,
     /// Why it failed, where it did.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// Before when it must not be dispatched.
-    pub not_before: Option<Time>,
+    pub not_before: Option<Moment>,
 }
 
 /// What happened to a command.

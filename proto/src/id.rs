@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroI64;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -286,6 +287,25 @@ impl Time {
     /// How many microseconds have passed since `earlier`; none if it is later.
     pub fn since_us(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+}
+
+/// An instant where there may be none: an option of it is as small as itself. As on disk, what would be
+/// at the Unix epoch to the microsecond is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(NonZeroI64);
+
+impl Moment {
+    /// As an instant that is there.
+    pub fn time(self) -> Time {
+        Time(self.0.get())
+    }
+}
+
+impl Time {
+    /// As an instant that may be none.
+    pub fn moment(self) -> Option<Moment> {
+        NonZeroI64::new(self.0).map(Moment)
     }
 }
 

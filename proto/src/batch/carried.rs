@@ -5,7 +5,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use super::kinds::{cancel_to_wire, started_from_wire, started_to_wire};
 use crate::error::Problem;
 use crate::event::{Cancel, Carried, CarriedCommand, CarriedStep, Start, Timing};
-use crate::id::{HostId, StepName, Time};
+use crate::id::{HostId, Moment, StepName, Time};
 use crate::lifecycle::{Stage, StepState, TransactionState};
 use crate::payload::Payload;
 use crate::wire;
@@ -38,7 +38,7 @@ fn step_to_wire(step: &CarriedStep) -> wire::CarriedStep {
         completed_offset: step.completed_offset,
         failures: step.failures,
         losses: step.losses,
-        failure: step.failure.clone().map(Into::into),
+        failure: step.failure.as_deref().cloned().map(Into::into),
         commands: step.commands.iter().map(command_to_wire).collect(),
         undo_failures: step.undo_failures,
         undo_losses: step.undo_losses,
@@ -46,7 +46,7 @@ fn step_to_wire(step: &CarriedStep) -> wire::CarriedStep {
 }
 
 fn command_to_wire(command: &CarriedCommand) -> wire::CarriedCommand {
-    let micros = |time: Option<Time>| time.map_or(0, |time| time.0);
+    let micros = |moment: Option<Moment>| moment.map_or(0, |moment| moment.time().0);
     wire::CarriedCommand {
         attempt: command.attempt,
         undo: command.undo,
@@ -63,7 +63,7 @@ fn command_to_wire(command: &CarriedCommand) -> wire::CarriedCommand {
         ended_us: micros(command.ended),
         wait_us: command.timing.wait_us,
         run_us: command.timing.run_us,
-        failure: command.failure.clone().map(Into::into),
+        failure: command.failure.as_deref().cloned().map(Into::into),
         not_before_us: micros(command.not_before),
     }
 }
@@ -115,7 +115,7 @@ fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
     write::number(out, 4, step.completed_offset);
     write::number(out, 5, step.failures.into());
     write::number(out, 6, step.losses.into());
-    write::failure(out, 7, step.failure.as_ref());
+    write::failure(out, 7, step.failure.as_deref());
     for command in &step.commands {
         write::message(out, 8, |out| write_command(command, out));
     }
@@ -124,7 +124,7 @@ fn write_step(step: &CarriedStep, out: &mut Vec<u8>) {
 }
 
 fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
-    let micros = |time: Option<Time>| time.map_or(0, |time| time.0 as u64);
+    let micros = |moment: Option<Moment>| moment.map_or(0, |moment| moment.time().0 as u64);
     write::number(out, 1, command.attempt.into());
     write::number(out, 2, command.undo.into());
     write::value(out, 3, command.stage);
@@ -136,7 +136,7 @@ fn write_command(command: &CarriedCommand, out: &mut Vec<u8>) {
     write::number(out, 9, micros(command.ended));
     write::number(out, 10, command.timing.wait_us);
     write::number(out, 11, command.timing.run_us);
-    write::failure(out, 12, command.failure.as_ref());
+    write::failure(out, 12, command.failure.as_deref());
     write::number(out, 13, micros(command.not_before));
 }
 
@@ -179,7 +179,7 @@ fn step_from_wire(
         losses: step.losses,
         undo_failures: step.undo_failures,
         undo_losses: step.undo_losses,
-        failure: step.failure.map(Into::into),
+        failure: step.failure.map(|failure| Box::new(failure.into())),
         commands: step
             .commands
             .into_iter()
@@ -189,7 +189,7 @@ fn step_from_wire(
 }
 
 fn command_from_wire(command: wire::CarriedCommand) -> Result<CarriedCommand, String> {
-    let time = |micros: i64| (micros != 0).then_some(Time(micros));
+    let time = |micros: i64| Time(micros).moment();
     Ok(CarriedCommand {
         attempt: command.attempt,
         undo: command.undo,
@@ -204,7 +204,7 @@ fn command_from_wire(command: wire::CarriedCommand) -> Result<CarriedCommand, St
             wait_us: command.wait_us,
             run_us: command.run_us,
         },
-        failure: command.failure.map(Into::into),
+        failure: command.failure.map(|failure| Box::new(failure.into())),
         not_before: time(command.not_before_us),
     })
 }

@@ -127,13 +127,13 @@ fn carried_command() -> impl Strategy<Value = CarriedCommand> {
             stage,
             host,
             queued: times.0,
-            dispatched: times.1,
-            picked_up: times.2,
-            processing: times.3,
-            ended: times.4,
+            dispatched: times.1.and_then(Time::moment),
+            picked_up: times.2.and_then(Time::moment),
+            processing: times.3.and_then(Time::moment),
+            ended: times.4.and_then(Time::moment),
             timing,
-            failure,
-            not_before: times.5,
+            failure: failure.map(Box::new),
+            not_before: times.5.and_then(Time::moment),
         },
     )
 }
@@ -164,8 +164,8 @@ fn carried_step() -> impl Strategy<Value = CarriedStep> {
                 losses: counts.1,
                 undo_failures: counts.2,
                 undo_losses: counts.3,
-                failure,
-                commands,
+                failure: failure.map(Box::new),
+                commands: commands.into(),
             },
         )
 }

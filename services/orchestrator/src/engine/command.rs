@@ -1,12 +1,11 @@
 //! Commands: their stages and deadlines, and what an outcome leads to.
 
-use std::num::NonZeroI64;
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
 use proto::event::{Command, CommandEvent, Failure, Kind, Timing};
-use proto::id::{CommandId, HostId, Time};
+use proto::id::{CommandId, HostId, Moment, Time};
 use proto::lifecycle::{Stage, is_outcome, may_follow};
 use proto::payload::Payload;
 
@@ -26,16 +25,15 @@ pub(super) struct Attempt {
     course: Option<Box<Course>>,
 }
 
-/// What has become of an attempt since it was queued. Instants are in microseconds; 0 stands for none,
-/// on disk as here.
+/// What has become of an attempt since it was queued.
 #[derive(Debug)]
 pub(super) struct Course {
     pub(super) host: Option<HostId>,
-    pub(super) not_before: Option<NonZeroI64>,
-    pub(super) dispatched: Option<NonZeroI64>,
-    pub(super) picked_up: Option<NonZeroI64>,
-    pub(super) processing: Option<NonZeroI64>,
-    pub(super) ended: Option<NonZeroI64>,
+    pub(super) not_before: Option<Moment>,
+    pub(super) dispatched: Option<Moment>,
+    pub(super) picked_up: Option<Moment>,
+    pub(super) processing: Option<Moment>,
+    pub(super) ended: Option<Moment>,
     pub(super) timing: Timing,
     pub(super) failure: Option<Box<Failure>>,
 }
@@ -104,7 +102,7 @@ impl Attempt {
 
     /// How long it took, by the engine's own instants.
     fn timing_by(&self, now: Time) -> Timing {
-        let began = self.processing.or(self.dispatched).map(time_of);
+        let began = self.processing.or(self.dispatched).map(Moment::time);
         match began {
             None => Timing {
                 wait_us: now.since_us(self.queued),
@@ -126,21 +124,13 @@ impl Attempt {
         now: Time,
         timeout_us: u64,
     ) -> Timing {
-        let dispatched = self.dispatched.map_or(self.queued, time_of);
+        let dispatched = self.dispatched.map_or(self.queued, Moment::time);
         let longest = now.since_us(dispatched).max(timeout_us);
         Timing {
             wait_us: dispatched.since_us(self.queued) + wait_us.min(longest),
             run_us: run_us.min(longest),
         }
     }
-}
-
-pub(super) fn time_of(micros: NonZeroI64) -> Time {
-    Time(micros.get())
-}
-
-pub(super) fn micros_of(time: Time) -> Option<NonZeroI64> {
-    NonZeroI64::new(time.0)
 }
 
 /// The failure of an attempt that timed out.

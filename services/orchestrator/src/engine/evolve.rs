@@ -1,7 +1,6 @@
 //! How an event changes the state. Live and replay are this one code: it decides nothing, and what
 //! doesn't fit (an event of a transaction whose beginning was trimmed) changes nothing.
 
-use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use proto::error::{Problem, Reason};
@@ -11,7 +10,7 @@ use proto::lifecycle::{Stage, StepState, TransactionState, stage, state_after};
 use proto::payload::Payload;
 use proto::workflow::OnFailure;
 
-use super::command::{Attempt, micros_of, timeout_failure};
+use super::command::{Attempt, timeout_failure};
 use super::kept::Kept;
 use super::snapshot::Snapshot;
 use super::state::timeout_us;
@@ -183,20 +182,20 @@ impl State {
         match what {
             CommandEvent::Dispatched => {
                 attempt.host.clone_from(&command.host);
-                attempt.dispatched = micros_of(time);
+                attempt.dispatched = time.moment();
                 if transaction.state == TransactionState::Pending {
                     transaction.state = TransactionState::Running;
                 }
             }
-            CommandEvent::PickedUp => attempt.picked_up = micros_of(time),
-            CommandEvent::Processing => attempt.processing = micros_of(time),
+            CommandEvent::PickedUp => attempt.picked_up = time.moment(),
+            CommandEvent::Processing => attempt.processing = time.moment(),
             CommandEvent::Queued { .. } => {}
             CommandEvent::Completed { .. }
             | CommandEvent::Failed { .. }
             | CommandEvent::TimedOut { .. }
             | CommandEvent::Lost { .. }
             | CommandEvent::Cancelled { .. } => {
-                attempt.ended = micros_of(time);
+                attempt.ended = time.moment();
                 attempt.timing = proto::convert::timing(what).unwrap_or_default();
                 transaction.open = transaction.open.saturating_sub(1);
                 transaction.ended(offset, step, command.undo, what);
@@ -233,7 +232,7 @@ impl State {
         }
         let mut attempt = Attempt::new(command.attempt, command.undo, time);
         if delay_us > 0 {
-            attempt.not_before = NonZeroI64::new(time.after_us(delay_us).0);
+            attempt.not_before = time.after_us(delay_us).moment();
         }
         record.attempts.push(attempt);
         record.trim(command.undo, kept);

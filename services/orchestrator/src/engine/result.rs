@@ -132,7 +132,7 @@ pub fn is_duplicate(
             known.stage,
             known.host.as_ref(),
             step.result.as_ref().filter(|_| !known.undo),
-            known.failure.as_ref(),
+            known.failure.as_deref(),
         );
         matches!(verdict, Verdict::Duplicate)
     })

@@ -10,7 +10,7 @@ use proto::workflow::{OnFailure, Workflow};
 
 use super::Offset;
 use super::catalogue::Definition;
-use super::command::{Attempt, micros_of, time_of};
+use super::command::Attempt;
 use super::kept::Kept;
 use super::step::StepRecord;
 use super::transaction::{Failing, Transaction};
@@ -166,7 +166,7 @@ impl StepRecord {
             losses: self.losses,
             undo_failures: self.undo_failures,
             undo_losses: self.undo_losses,
-            failure: (self.attempts.last()).and_then(|attempt| attempt.failure.as_deref().cloned()),
+            failure: (self.attempts.last()).and_then(|attempt| attempt.failure.clone()),
             commands: self.attempts.iter().map(Attempt::carried).collect(),
         }
     }
@@ -199,13 +199,13 @@ impl Attempt {
             stage: self.stage(),
             host: self.host.clone(),
             queued: self.queued,
-            dispatched: self.dispatched.map(time_of),
-            picked_up: self.picked_up.map(time_of),
-            processing: self.processing.map(time_of),
-            ended: self.ended.map(time_of),
+            dispatched: self.dispatched,
+            picked_up: self.picked_up,
+            processing: self.processing,
+            ended: self.ended,
             timing: self.timing,
-            failure: self.failure.as_deref().cloned(),
-            not_before: self.not_before.map(time_of),
+            failure: self.failure.clone(),
+            not_before: self.not_before,
         }
     }
 
@@ -217,13 +217,13 @@ impl Attempt {
         }
         let course = &mut *attempt;
         course.host = command.host;
-        course.not_before = command.not_before.and_then(micros_of);
-        course.dispatched = command.dispatched.and_then(micros_of);
-        course.picked_up = command.picked_up.and_then(micros_of);
-        course.processing = command.processing.and_then(micros_of);
-        course.ended = command.ended.and_then(micros_of);
+        course.not_before = command.not_before;
+        course.dispatched = command.dispatched;
+        course.picked_up = command.picked_up;
+        course.processing = command.processing;
+        course.ended = command.ended;
         course.timing = command.timing;
-        course.failure = command.failure.map(Box::new);
+        course.failure = command.failure;
         attempt
     }
 }

@@ -16,7 +16,7 @@ use proto::lifecycle::{Stage, TransactionState, is_end};
 use proto::workflow::{Step, Workflow};
 
 use super::catalogue::Catalogue;
-use super::command::{Attempt, time_of};
+use super::command::Attempt;
 use super::index::Index;
 use super::snapshot::Snapshot;
 use super::timer::{Timer, Timers};
@@ -381,10 +381,10 @@ impl State {
         let transaction = &self.transactions[slot];
         let attempt = transaction.step(step)?.open_attempt()?;
         let due = match attempt.dispatched {
-            None => time_of(attempt.not_before?),
+            None => attempt.not_before?.time(),
             Some(dispatched) => {
                 let step = &transaction.definition.workflow.steps[step as usize];
-                let dispatched = time_of(dispatched);
+                let dispatched = dispatched.time();
                 let deadline = dispatched.after_us(timeout_us(step, attempt.undo));
                 // Who was out while the orchestrator was away gets the time to come back.
                 match self.opened {

@@ -120,7 +120,7 @@ fn step_status(out: &mut impl Output, row: &Row, step: &Step, form: wire::Payloa
             });
         }
     }
-    failure(out, 7, carried.failure.as_ref());
+    failure(out, 7, carried.failure.as_deref());
 }
 
 fn command_status(
@@ -142,22 +142,22 @@ fn command_status(
         text(out, 4, host.as_str());
     }
     let instants = [
-        (5, Some(command.queued)),
+        (5, command.queued.moment()),
         (6, command.dispatched),
         (7, command.picked_up),
         (8, command.processing),
         (9, command.ended),
     ];
-    for (tag, time) in instants {
-        if let Some(time) = time {
-            instant(out, tag, time);
+    for (tag, moment) in instants {
+        if let Some(moment) = moment {
+            instant(out, tag, moment.time());
         }
     }
     if command.ended.is_some() {
         duration(out, 10, command.timing.wait_us);
         duration(out, 11, command.timing.run_us);
     }
-    failure(out, 12, command.failure.as_ref());
+    failure(out, 12, command.failure.as_deref());
 }
 
 fn payload_of(out: &mut impl Output, tag: u32, shown: &Payload, form: wire::PayloadForm) {
@@ -204,6 +204,7 @@ mod tests {
 
     fn attempt(attempt: u32, undo: bool, stage: Stage) -> CarriedCommand {
         let ended = !matches!(stage, Stage::Queued);
+        let at = |micros| ended.then_some(Time(micros)).and_then(Time::moment);
         CarriedCommand {
             undo,
             attempt,
@@ -211,15 +212,15 @@ mod tests {
             host: ended.then(|| HostId::parse("h-1").unwrap()),
             queued: Time(1_000_001),
             not_before: None,
-            dispatched: ended.then_some(Time(1_000_002)),
-            picked_up: ended.then_some(Time(1_000_003)),
-            processing: ended.then_some(Time(1_000_004)),
-            ended: ended.then_some(Time(3_000_005)),
+            dispatched: at(1_000_002),
+            picked_up: at(1_000_003),
+            processing: at(1_000_004),
+            ended: at(3_000_005),
             timing: Timing {
                 wait_us: 3,
                 run_us: 2_000_000,
             },
-            failure: (stage == Stage::Failed).then(refused),
+            failure: (stage == Stage::Failed).then(|| Box::new(refused())),
         }
     }
 
@@ -253,7 +254,7 @@ mod tests {
             undo_failures: 0,
             undo_losses: 0,
             failure: commands.last().and_then(|last| last.failure.clone()),
-            commands,
+            commands: commands.into(),
         };
         let carried = Carried {
             start_time: Time(1_000_000),

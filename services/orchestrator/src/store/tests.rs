@@ -13,6 +13,7 @@ use proto::event::{
 use proto::id::{StepName, Time, TransactionId, WorkerName, WorkflowName};
 use proto::lifecycle::{Stage, StepState, TransactionState};
 use proto::payload::Payload;
+use smallvec::smallvec;
 
 use super::*;
 
@@ -52,16 +53,16 @@ fn row(number: u8, key: &str, state: TransactionState, result: Payload, at: (u64
                 undo_failures: 0,
                 undo_losses: 0,
                 failure: None,
-                commands: vec![CarriedCommand {
+                commands: smallvec![CarriedCommand {
                     attempt: 1,
                     undo: false,
                     stage: Stage::Completed,
                     host: None,
                     queued: Time(3),
-                    dispatched: Some(Time(4)),
+                    dispatched: Time(4).moment(),
                     picked_up: None,
                     processing: None,
-                    ended: Some(Time(6)),
+                    ended: Time(6).moment(),
                     timing: Timing {
                         wait_us: 1,
                         run_us: 2,
