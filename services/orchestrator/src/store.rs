@@ -150,16 +150,19 @@ impl Place {
         Ok((connection, loaded))
     }
 
-    /// Reads which keys state.db has, behind the start: there may be millions of them. Until then every
-    /// key is looked up.
+    /// Reads which keys state.db has, behind the start: there may be millions of them. What is older than
+    /// those read so far is looked up.
     pub(crate) fn learn_keys(&self, pace: Pace) {
         let place = self.clone();
         let learn = move || {
             let learned = place
                 .connect(true)
                 .and_then(|connection| schema::keys(&connection, &place.keys));
-            if let Err(error) = learned {
-                tracing::warn!(%error, "the keys of state.db can't be read; each is looked up");
+            match learned {
+                Ok(()) => tracing::debug!("the idempotency keys of state.db are known"),
+                Err(error) => {
+                    tracing::warn!(%error, "the keys of state.db can't be read; each is looked up");
+                }
             }
         };
         match pace {

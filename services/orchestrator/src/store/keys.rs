@@ -3,10 +3,11 @@
 //!
 //! It may say yes for a key that was never there, never no for one that is. Keys that were trimmed
 //! stay in it until the next start: they cost a look-up, nothing else. It learns the keys of earlier
-//! lives behind the start, and says yes to everything until it knows them all.
+//! lives behind the start, the newest first, and says yes to all that is older than those.
 
+use std::cmp::Reverse;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use proto::id::WorkflowName;
@@ -52,8 +53,8 @@ pub(crate) struct Keys(Arc<Filter>);
 #[derive(Debug)]
 struct Filter {
     parts: RwLock<Vec<Part>>,
-    /// Whether every key of state.db is in it.
-    complete: AtomicBool,
+    /// Every key of this stretch of the log, and of those after it, is in it.
+    known_from: AtomicI64,
 }
 
 /// One Bloom filter, of blocks that a key sets one bit in each word of: what a key needs stands in one
@@ -77,7 +78,7 @@ impl Default for Keys {
     fn default() -> Self {
         Self(Arc::new(Filter {
             parts: RwLock::new(vec![Part::new(FIRST_KEYS)]),
-            complete: AtomicBool::new(false),
+            known_from: AtomicI64::new(i64::MAX),
         }))
     }
 }
@@ -102,19 +103,22 @@ impl Keys {
         parts.push(part);
     }
 
-    /// Every key that state.db had at the start is in it.
-    pub(super) fn completed(&self) {
-        self.0.complete.store(true, Ordering::Release);
+    /// Every key that state.db had at the start, of this stretch or later, is in it.
+    pub(super) fn known_from(&self, stretch: i64) {
+        self.0.known_from.store(stretch, Ordering::Release);
     }
 
     /// The stretches of the log that may have the key, the newest first.
     pub(super) fn may_have(&self, key: KeyHash) -> Vec<RangeInclusive<i64>> {
-        if !self.0.complete.load(Ordering::Acquire) {
-            return vec![i64::MIN..=i64::MAX];
-        }
+        let known_from = self.0.known_from.load(Ordering::Acquire);
         let parts = self.0.parts.read().unwrap_or_else(PoisonError::into_inner);
-        let parts = parts.iter().rev().filter(|part| part.may_have(key));
-        parts.map(Part::stretches).collect()
+        let parts = parts.iter().filter(|part| part.may_have(key));
+        let mut places: Vec<_> = parts.map(Part::stretches).collect();
+        places.sort_by_key(|stretches| Reverse(*stretches.end()));
+        if known_from > i64::MIN {
+            places.push(i64::MIN..=known_from - 1);
+        }
+        places
     }
 }
 
@@ -169,10 +173,19 @@ mod tests {
         let workflow = WorkflowName::parse("orders").unwrap();
         let other = WorkflowName::parse("others").unwrap();
         let key = |workflow, number| KeyHash::of(workflow, &format!("key-{number}"));
-        let everywhere = i64::MIN..=i64::MAX;
-        let unsure = keys.may_have(key(&workflow, 0));
-        assert_eq!(unsure, [everywhere], "not all keys are known yet");
-        keys.completed();
+        let before = |stretch| [i64::MIN..=stretch - 1];
+        assert_eq!(
+            keys.may_have(key(&workflow, 0)),
+            before(i64::MAX),
+            "none is known yet"
+        );
+        keys.known_from(7);
+        assert_eq!(
+            keys.may_have(key(&workflow, 0)),
+            before(7),
+            "older ones are not known yet"
+        );
+        keys.known_from(i64::MIN);
         assert_eq!(keys.may_have(key(&workflow, 0)), []);
         let count = 200_000;
         let stretch = |number: i64| number / 10_000;

@@ -163,13 +163,19 @@ pub(super) fn stretch_of(first_offset: i64) -> i64 {
 pub(super) fn keys(connection: &Connection, known: &Keys) -> Result<(), StoreError> {
     let mut statement = connection.prepare(
         "SELECT key_hash, first_offset >> 20 FROM transactions INDEXED BY transactions_key
-         WHERE key_hash IS NOT NULL",
+         WHERE key_hash IS NOT NULL ORDER BY first_offset >> 20 DESC",
     )?;
     let mut rows = statement.query([])?;
+    let mut begun = i64::MAX;
     while let Some(row) = rows.next()? {
-        known.insert(KeyHash(row.get(0)?), row.get(1)?);
+        let stretch = row.get(1)?;
+        if stretch < begun {
+            known.known_from(begun);
+            begun = stretch;
+        }
+        known.insert(KeyHash(row.get(0)?), stretch);
     }
-    known.completed();
+    known.known_from(i64::MIN);
     Ok(())
 }
 

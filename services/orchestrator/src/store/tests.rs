@@ -241,13 +241,22 @@ async fn a_key_is_found_however_far_away_its_transaction_began_and_no_other_in_i
         ..Handover::default()
     };
     write(&fixture, vec![handover]);
-    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    // Of the keys of an earlier life none is known, then all.
+    let place = Place {
+        keys: Keys::default(),
+        ..fixture.place.clone()
+    };
+    let lookup = Lookup::new(&place, fixture.reader.clone()).unwrap();
     let found = async |key: &str| {
         let known = lookup.by_key(rows[0].workflow.clone(), key.to_owned());
         known.await.unwrap().map(|known| known.id)
     };
-    for (number, row) in (1..).zip(&rows) {
-        assert_eq!(found(&format!("k{number}")).await, Some(row.id));
+    for _ in ["unknown", "known"] {
+        for (number, row) in (1..).zip(&rows) {
+            assert_eq!(found(&format!("k{number}")).await, Some(row.id));
+        }
+        assert_eq!(found("k9").await, None);
+        place.learn_keys(Pace::Stepped);
     }
     // As if the hashes of two keys were the same.
     let connection = fixture.place.connect(false).unwrap();
