@@ -155,7 +155,7 @@ impl Part {
     fn bits(&self, key: KeyHash) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let hash = key.0.cast_unsigned();
         // The upper half says which block, evenly; the lower half which bits.
-        let block = (hash >> 32) * self.blocks.len() as u64 >> 32;
+        let block = ((hash >> 32) * self.blocks.len() as u64) >> 32;
         let words = self.blocks[block as usize].0.iter().zip(SALTS);
         words.map(move |(word, salt)| (word, 1 << ((hash << 32).wrapping_mul(salt) >> 58)))
     }
