@@ -2,7 +2,7 @@
 //! position of its own.
 //!
 //! Nobody holds up the recorder: the ring forgets its oldest records whether they were read or not,
-//! and who is behind it reads on from the log. Without a subscriber it keeps nothing.
+//! and who is behind it reads on from the log. A while after the last subscriber left it keeps nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -41,12 +41,19 @@ impl Taken {
 /// The ring and the log behind it.
 #[derive(Debug)]
 pub struct Feed {
-    ring: RwLock<VecDeque<Arc<Taken>>>,
+    ring: RwLock<Ring>,
     positions_max: u64,
     head: watch::Sender<u64>,
     reader: Reader,
     places: Arc<Semaphore>,
     places_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    records: VecDeque<Arc<Taken>>,
+    /// Past this position nobody is expected to come back to what was read last.
+    kept_until: u64,
 }
 
 /// Why a subscriber gets nothing.
@@ -81,17 +88,20 @@ impl Feed {
         let mut forgotten = VecDeque::new();
         {
             let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-            if self.subscribers() == 0 {
-                forgotten = std::mem::take(&mut *ring);
-            } else {
-                ring.push_back(taken);
+            if self.subscribers() > 0 {
+                ring.kept_until = end + self.positions_max;
             }
-            while ring.len() > 1
-                && ring
+            let records = &mut ring.records;
+            records.push_back(taken);
+            while records.len() > 1
+                && records
                     .front()
                     .is_some_and(|oldest| end - oldest.first > self.positions_max)
             {
-                forgotten.extend(ring.pop_front());
+                forgotten.extend(records.pop_front());
+            }
+            if end > ring.kept_until {
+                forgotten.append(&mut ring.records);
             }
         }
         self.head.send_replace(end);
@@ -138,12 +148,12 @@ impl Feed {
     /// From the ring, if it reaches back so far.
     fn read_ring(&self, from: u64) -> Option<Vec<Arc<Taken>>> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        if ring.front()?.first > from {
+        if ring.records.front()?.first > from {
             return None;
         }
-        let at = ring.partition_point(|taken| taken.end <= from);
+        let at = ring.records.partition_point(|taken| taken.end <= from);
         let mut positions = 0;
-        let records = ring
+        let records = (ring.records)
             .range(at..)
             .take_while(|taken| {
                 let more = positions < 4_096;
