@@ -203,10 +203,11 @@ impl EventLogService for FakeSource {
         &self,
         request: Request<ReadEventsRequest>,
     ) -> Result<Response<Self::ReadEventsStream>, Status> {
+        // Before it counts as opened, so that whoever has seen it opened cuts it.
+        let cut = self.cut.borrow().clone();
         let mut offset = self.start_at(&request.into_inner().cursor)?;
         let (sender, receiver) = mpsc::channel(1);
         let source = self.clone();
-        let cut = self.cut.borrow().clone();
         let mut changed = self.changed.subscribe();
         tokio::spawn(async move {
             let serving = async {
