@@ -383,6 +383,26 @@ impl Event {
         }
     }
 
+    /// The workflow that it is about.
+    pub fn workflow(&self) -> Option<&WorkflowName> {
+        match &self.kind {
+            Kind::WorkflowRegistered(definition) => Some(&definition.name),
+            Kind::Transaction { workflow, .. } | Kind::Command { workflow, .. } => Some(workflow),
+            Kind::OrchestratorStarted { .. }
+            | Kind::Host { .. }
+            | Kind::ResultRefused { .. }
+            | Kind::SystemSampled { .. } => None,
+        }
+    }
+
+    /// The worker whose command it is about.
+    pub fn worker(&self) -> Option<&WorkerName> {
+        match &self.kind {
+            Kind::Command { command, .. } => Some(&command.worker),
+            _ => None,
+        }
+    }
+
     /// The transaction that it belongs to.
     pub fn transaction(&self) -> Option<TransactionId> {
         match &self.kind {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use proto::convert::timing;
 use proto::event::{CommandEvent, Event, Kind, TransactionEvent};
+use proto::id::{WorkerName, WorkflowName};
 use serde::{Deserialize, Serialize};
 
 use super::histogram::{Histogram, Merged, Summary};
@@ -216,32 +217,17 @@ impl<'a> Alike<'a> {
 
 /// What an event is counted as, and its command's latency where it is an outcome that has one.
 fn sorted(event: &Event) -> (Same<'_>, Option<u64>) {
-    let (mut workflow, mut worker, mut latency) = (None, None, None);
-    match &event.kind {
-        Kind::WorkflowRegistered(definition) => workflow = Some(definition.name.as_str()),
-        Kind::Transaction { workflow: name, .. } => workflow = Some(name.as_str()),
-        Kind::Command {
-            workflow: name,
-            command,
-            what,
-            ..
-        } => {
-            workflow = Some(name.as_str());
-            worker = Some(command.worker.as_str());
-            if !matches!(what, CommandEvent::Cancelled { .. }) {
-                latency = timing(what).map(|timing| timing.latency_us());
-            }
+    let latency = match &event.kind {
+        Kind::Command { what, .. } if !matches!(what, CommandEvent::Cancelled { .. }) => {
+            timing(what).map(|timing| timing.latency_us())
         }
-        Kind::OrchestratorStarted { .. }
-        | Kind::Host { .. }
-        | Kind::ResultRefused { .. }
-        | Kind::SystemSampled { .. } => {}
-    }
+        _ => None,
+    };
     let same = Same {
         second: event.time.0.div_euclid(1_000_000),
         number: TypeNumber::try_from(event.event_type() as i32).unwrap_or_default(),
-        workflow,
-        worker,
+        workflow: event.workflow().map(WorkflowName::as_str),
+        worker: event.worker().map(WorkerName::as_str),
     };
     (same, latency)
 }

@@ -13,7 +13,7 @@ use proto::convert::{duration_to_us, to_full};
 use proto::cursor::Cursor;
 use proto::error::{Problem, Reason};
 use proto::event::Kind;
-use proto::id::{TransactionId, check_name};
+use proto::id::{TransactionId, WorkerName, WorkflowName, check_name};
 use proto::lifecycle::stage;
 use proto::wire;
 use proto::wire::stream_events_response::Message;
@@ -187,25 +187,10 @@ impl Filter {
 
     fn matches(&self, stored: &Stored) -> bool {
         let event = &stored.event;
-        let (mut workflow, mut worker, mut at_stage) = (None, None, None);
-        match &event.kind {
-            Kind::Transaction { workflow: name, .. } => workflow = Some(name.as_str()),
-            Kind::WorkflowRegistered(definition) => workflow = Some(definition.name.as_str()),
-            Kind::Command {
-                workflow: name,
-                command,
-                what,
-                ..
-            } => {
-                workflow = Some(name.as_str());
-                worker = Some(command.worker.as_str());
-                at_stage = Some(stage(what) as i32);
-            }
-            Kind::OrchestratorStarted { .. }
-            | Kind::Host { .. }
-            | Kind::ResultRefused { .. }
-            | Kind::SystemSampled { .. } => {}
-        }
+        let at_stage = match &event.kind {
+            Kind::Command { what, .. } => Some(stage(what) as i32),
+            _ => None,
+        };
         let among = |set: &BTreeSet<String>, name: Option<&str>| {
             set.is_empty() || name.is_some_and(|name| set.contains(name))
         };
@@ -216,8 +201,8 @@ impl Filter {
             self.stages.is_empty() || at_stage.is_some_and(|stage| self.stages.contains(&stage));
         of_transaction
             && at_stage
-            && among(&self.workflows, workflow)
-            && among(&self.workers, worker)
+            && among(&self.workflows, event.workflow().map(WorkflowName::as_str))
+            && among(&self.workers, event.worker().map(WorkerName::as_str))
             && (self.types.is_empty() || self.types.contains(&(event.event_type() as i32)))
     }
 }
