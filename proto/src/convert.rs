@@ -259,11 +259,13 @@ pub fn host_kind(what: &HostEvent) -> wire::event_record::Kind {
             machine,
             version,
             lease_us,
+            carried,
         } => Record::HostConnected(wire::HostConnected {
             workers: offered(workers),
             machine: machine.clone(),
             version: version.clone(),
             lease_us: *lease_us,
+            carried: *carried,
         }),
         HostEvent::Disconnected { drained } => {
             Record::HostDisconnected(wire::HostDisconnected { drained: *drained })

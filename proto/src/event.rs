@@ -334,6 +334,8 @@ pub enum HostEvent {
         version: String,
         /// How long its lease is, in microseconds.
         lease_us: u64,
+        /// Whether it came earlier, and a trim takes the event that said so.
+        carried: bool,
     },
     /// Its stream ended.
     Disconnected {

@@ -25,8 +25,9 @@
 //! | segments: each sixteenth batch is not synced | 22 seeds |
 //!
 //! What it found by itself: a stream that broke took with it the heartbeats that the sessions' table had
-//! not heard of, so a lease could lapse early (seed 0), and a flipped bit in a row of state.db was read as
-//! another value.
+//! not heard of, so a lease could lapse early (seed 0); a flipped bit in a row of state.db was read as
+//! another value; a host that held nothing and died with the orchestrator was forgotten, where state.db had
+//! read the log beyond its coming (seed 817588551007).
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -215,6 +215,10 @@ impl Oracle {
 
     fn host(&mut self, host: &HostId, at: Time, what: &HostEvent) {
         match what {
+            HostEvent::Connected { carried: true, .. } => {
+                let known = self.heard.contains_key(host);
+                assert!(known, "{host} is told of again, and is not here");
+            }
             HostEvent::Connected { .. } => self.hear(host, at),
             HostEvent::Lost => {
                 let heard = self.heard.remove(host).expect("a host that was there");

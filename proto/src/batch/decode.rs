@@ -295,6 +295,7 @@ impl Reader<'_> {
                     machine: what.machine,
                     version: what.version,
                     lease_us: what.lease_us,
+                    carried: what.carried,
                 },
             },
             Record::HostDisconnected(what) => Kind::Host {

@@ -1,7 +1,7 @@
-//! state.db: a row per transaction, live or ended, and the definitions; a fold of the log with its
+//! state.db: a row per transaction, live or ended, the definitions and the hosts; a fold of the log with its
 //! own offset.
 //!
-//! Rows, definitions and the offset that they are true at are committed together, so a start loads
+//! Rows, definitions, hosts and the offset that they are true at are committed together, so a start loads
 //! the live rows and replays the log from there. Whatever is wrong with the file, it is set aside and
 //! rebuilt: the log alone is always enough. Nothing but this module opens it, and nothing here
 //! decides anything.
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use eventlog::{Bounds, Offset};
+use proto::event::Event;
 use proto::workflow::Workflow;
 use rusqlite::OpenFlags;
 
@@ -77,6 +78,8 @@ pub(crate) struct Loaded {
     pub applied: Offset,
     /// Every definition, with the offset of its event.
     pub workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// The events that tell of every host, with the offset where it came.
+    pub hosts: Vec<(Offset, Event)>,
 }
 
 /// Where state.db is, and how rows are kept in it.

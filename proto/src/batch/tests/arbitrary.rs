@@ -249,16 +249,18 @@ fn host_event() -> impl Strategy<Value = HostEvent> {
             vec((worker_name(), any::<u32>()), 0..4),
             ".{0,10}",
             ".{0,6}",
-            number()
+            number(),
+            any::<bool>()
         )
-            .prop_map(
-                |(workers, machine, version, lease_us)| HostEvent::Connected {
+            .prop_map(|(workers, machine, version, lease_us, carried)| {
+                HostEvent::Connected {
                     workers,
                     machine,
                     version,
                     lease_us,
+                    carried,
                 }
-            ),
+            }),
         any::<bool>().prop_map(|drained| HostEvent::Disconnected { drained }),
         Just(HostEvent::Lost),
         Just(HostEvent::Draining),

@@ -259,6 +259,8 @@ impl Health {
         let host = Arc::make_mut(&mut self.hosts).entry(id).or_default();
         host.last_us = time_us;
         match what {
+            // Nothing new of a host that is here.
+            HostEvent::Connected { carried: true, .. } if host.live => {}
             HostEvent::Connected { machine, .. } => {
                 host.machine.clone_from(machine);
                 (host.live, host.connected) = (true, true);

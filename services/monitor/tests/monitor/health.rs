@@ -281,6 +281,34 @@ fn a_quarantined_host_is_degraded_says_so_and_gets_over_it() {
 }
 
 #[test]
+fn a_host_that_is_told_of_once_more_is_as_it_was_or_new_to_a_log_without_its_coming() {
+    let mut told_again = host_connected(BEGIN + 3 * SECOND, 0, 4);
+    let Kind::Host { what, .. } = &mut told_again.kind else {
+        unreachable!()
+    };
+    if let HostEvent::Connected { carried, .. } = what {
+        *carried = true;
+    }
+    let quarantined = HostEvent::Quarantined {
+        hold_us: 60_000_000,
+        losses: 6,
+    };
+    for what in [HostEvent::Draining, quarantined] {
+        let mut events = with_host(Vec::new());
+        events.push(host_event(2, 0, what));
+        let shown = |events: &[Event]| {
+            let host = after(events).hosts.remove(0);
+            (host.draining, host.quarantine, host.word)
+        };
+        let before = shown(&events);
+        events.push(told_again.clone());
+        assert_eq!(shown(&events), before);
+    }
+    let health = after(&[told_again]);
+    assert_eq!((health.word, health.hosts.len()), (Word::Healthy, 1));
+}
+
+#[test]
 fn a_worker_nobody_named_is_unknown() {
     let folds = fold(&entries(&with_host(Vec::new()), 7, &Settings::default()));
     assert!(health_of(&folds, "nobody").is_none());

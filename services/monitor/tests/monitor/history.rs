@@ -228,6 +228,7 @@ pub(crate) fn host_connected(time_us: i64, host: u8, slots: u32) -> Event {
                 machine: "machine".to_owned(),
                 version: "0.1.0".to_owned(),
                 lease_us: 10_000_000,
+                carried: false,
             },
         },
     }

@@ -211,6 +211,9 @@ fn restore(
         catalogue.insert(&workflow);
         state.restore_definition(&workflow, offset);
     }
+    for (offset, event) in loaded.hosts {
+        state.evolve(offset, &event);
+    }
     Place::live(connection, log, |row| {
         // A row without its definition: the file is not one that this program wrote.
         let workflow = state
@@ -330,6 +333,7 @@ impl Replay<'_> {
             applied: durable,
             rows,
             workflows: std::mem::take(&mut self.folded.workflows),
+            hosts: Some(self.state.retold_hosts()),
             forget_before: None,
         });
         self.leaving = Some(ended);

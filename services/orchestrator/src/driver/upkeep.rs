@@ -39,6 +39,8 @@ pub(super) struct Upkeep {
     ended: Vec<Ended>,
     /// Definitions that came since the last handover.
     workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// Whether hosts came or went since the last handover.
+    hosts_changed: bool,
     /// Ended transactions of the handover that is under way; they leave memory with its answer.
     leaving: Vec<Ended>,
     /// Whether a handover is under way.
@@ -107,6 +109,8 @@ impl Upkeep {
             trim,
             changed: folded.changed,
             workflows: folded.workflows,
+            // The fold may have met some.
+            hosts_changed: true,
             handed: applied,
             applied,
             ..Self::default()
@@ -119,9 +123,13 @@ impl Upkeep {
 
     /// An event was decided.
     pub(super) fn saw(&mut self, offset: Offset, event: &Event, catalogue: &Catalogue) {
-        if let Kind::WorkflowRegistered(workflow) = &event.kind {
-            self.workflows.push((offset, workflow.clone()));
-            catalogue.insert(workflow);
+        match &event.kind {
+            Kind::WorkflowRegistered(workflow) => {
+                self.workflows.push((offset, workflow.clone()));
+                catalogue.insert(workflow);
+            }
+            Kind::Host { .. } => self.hosts_changed = true,
+            _ => {}
         }
     }
 
@@ -249,6 +257,7 @@ impl Upkeep {
             applied: durable,
             rows,
             workflows: std::mem::take(&mut self.workflows),
+            hosts: std::mem::take(&mut self.hosts_changed).then(|| state.retold_hosts()),
             forget_before,
         }
     }

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use proto::error::{Problem, Reason};
-use proto::event::{Command, CommandEvent, Event, Failure, HostEvent, Kind, TransactionEvent};
+use proto::event::{Command, CommandEvent, Event, Failure, Kind, TransactionEvent};
 use proto::id::{StepName, Time, TransactionId, WorkflowName};
 use proto::lifecycle::{Stage, StepState, TransactionState, stage, state_after};
 use proto::payload::Payload;
 use proto::workflow::OnFailure;
 
 use super::command::{Attempt, timeout_failure};
+use super::host::KnownHost;
 use super::kept::Kept;
 use super::snapshot::Snapshot;
 use super::state::timeout_us;
@@ -30,17 +31,12 @@ impl State {
             Kind::Command {
                 id, command, what, ..
             } => self.evolve_command(offset, time, id, command, what),
-            Kind::Host { host, what } => match what {
-                HostEvent::Connected { .. } => {
-                    self.hosts.insert(host.clone());
+            Kind::Host { host, what } => {
+                let known = self.hosts.remove(host);
+                if let Some(known) = KnownHost::after(known, offset, what) {
+                    self.hosts.insert(host.clone(), known);
                 }
-                HostEvent::Disconnected { drained: true } | HostEvent::Lost => {
-                    self.hosts.remove(host);
-                }
-                HostEvent::Disconnected { drained: false }
-                | HostEvent::Draining
-                | HostEvent::Quarantined { .. } => {}
-            },
+            }
             Kind::ResultRefused { .. } | Kind::SystemSampled { .. } => {}
         }
     }

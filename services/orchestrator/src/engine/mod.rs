@@ -20,6 +20,7 @@ mod catalogue;
 mod command;
 mod effect;
 mod evolve;
+mod host;
 mod index;
 mod kept;
 mod result;
@@ -241,8 +242,8 @@ pub enum Input {
     },
     /// Time passed: see [`State::next_due`].
     Tick,
-    /// What lies before an offset is to be trimmed: carry definitions and live transactions that
-    /// have their beginning there.
+    /// What lies before an offset is to be trimmed: carry definitions, hosts and live transactions
+    /// that have their beginning there.
     Carry {
         /// The first offset that stays.
         before: Offset,
@@ -389,6 +390,13 @@ impl Turn<'_> {
         for workflow in workflows {
             self.emit(Kind::WorkflowRegistered(workflow));
         }
+        let mut hosts = self.state.retold_hosts();
+        hosts.retain(|(at, _)| *at < before);
+        hosts.truncate(limit - count);
+        count += hosts.len();
+        for kind in hosts.into_iter().flat_map(|(_, retold)| retold) {
+            self.emit(kind);
+        }
         let mut slots: Vec<(Offset, usize)> = (self.state.transactions.iter())
             .filter(|(_, transaction)| {
                 transaction.first_offset < before && !is_end(transaction.state)
@@ -424,6 +432,7 @@ impl Turn<'_> {
                     machine,
                     version,
                     lease_us,
+                    carried: false,
                 };
                 self.emit(of_host(host, what));
             }

@@ -3,7 +3,7 @@
 //! Hash maps here are only looked into; whatever is listed is sorted first, so that no order of theirs
 //! reaches an event.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,12 +11,14 @@ use foldhash::HashMap;
 use slab::Slab;
 
 use proto::error::Problem;
+use proto::event::Kind;
 use proto::id::{CommandId, HostId, Time, TransactionId, WorkerName, WorkflowName};
 use proto::lifecycle::{Stage, TransactionState, is_end};
 use proto::workflow::{Step, Workflow};
 
 use super::catalogue::Catalogue;
 use super::command::Attempt;
+use super::host::KnownHost;
 use super::index::Index;
 use super::snapshot::Snapshot;
 use super::timer::{Timer, Timers};
@@ -38,7 +40,7 @@ pub struct State {
     queued: HashMap<WorkerName, usize>,
     queued_count: usize,
     /// Hosts that came and neither left nor were lost.
-    pub(super) hosts: BTreeSet<HostId>,
+    pub(super) hosts: BTreeMap<HostId, KnownHost>,
     /// When the orchestrator last opened its log.
     opened: Option<Time>,
 }
@@ -63,7 +65,7 @@ impl State {
             timers: Timers::default(),
             queued: HashMap::default(),
             queued_count: 0,
-            hosts: BTreeSet::new(),
+            hosts: BTreeMap::new(),
             opened: None,
         }
     }
@@ -278,10 +280,23 @@ impl State {
         waiting.into_iter().map(named).collect()
     }
 
+    /// What state.db keeps of the hosts: where each came, and the events that tell of it once more, for
+    /// [`State::evolve`].
+    pub fn retold_hosts(&self) -> Vec<(Offset, Vec<Kind>)> {
+        let retold = self.hosts.iter().map(|(host, known)| {
+            let kind = |what| Kind::Host {
+                host: host.clone(),
+                what,
+            };
+            (known.at, known.retold().into_iter().map(kind).collect())
+        });
+        retold.collect()
+    }
+
     /// After a replay: every known host with the commands that it has; for `Table::restore`.
     pub fn hosts(&self) -> Vec<(HostId, Vec<(CommandId, WorkerName)>)> {
         let mut hosts: BTreeMap<HostId, Vec<(CommandId, WorkerName)>> = BTreeMap::new();
-        for host in &self.hosts {
+        for host in self.hosts.keys() {
             hosts.entry(host.clone()).or_default();
         }
         for (slot, transaction) in &self.transactions {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use eventlog::{Bounds, Offset, Reader};
 use prost::Message as _;
+use proto::batch::decode;
+use proto::event::Event;
 use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -13,7 +15,7 @@ use super::row::{COLUMNS, Raw, Row};
 use super::{Keys, Loaded, StoreError};
 
 /// Rises when the tables change; another one is set aside and rebuilt.
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
 /// Live rows that one thread hands to another.
 const ROWS_AT_ONCE: usize = 512;
 /// Up to this size the whole file is checked at each start: it takes a moment.
@@ -37,6 +39,11 @@ CREATE TABLE workflows (
     checksum INTEGER NOT NULL,
     PRIMARY KEY (name, version)
 ) WITHOUT ROWID;
+CREATE TABLE hosts (
+    at_offset INTEGER PRIMARY KEY,
+    events BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+);
 CREATE TABLE transactions (
     first_offset INTEGER PRIMARY KEY,
     id BLOB NOT NULL UNIQUE,
@@ -129,6 +136,7 @@ pub(super) fn load(connection: &Connection, bounds: &Bounds) -> Result<Loaded, S
     Ok(Loaded {
         applied,
         workflows: workflows(connection)?,
+        hosts: hosts(connection)?,
     })
 }
 
@@ -192,13 +200,31 @@ fn workflows(connection: &Connection) -> Result<Vec<(Offset, Arc<Workflow>)>, St
         let definition: Vec<u8> = row.get(3)?;
         let damaged =
             |what: String| StoreError::Damaged(format!("workflow {name} {version}: {what}"));
-        if row.get::<_, u32>(4)? != workflow_checksum(at_offset, &definition) {
+        if row.get::<_, u32>(4)? != placed_checksum(at_offset, &definition) {
             return Err(damaged("its checksum".to_owned()));
         }
         let definition = wire::Workflow::decode(definition.as_slice())
             .map_err(|error| damaged(error.to_string()))?;
         let workflow = Workflow::check(&definition).map_err(|problem| damaged(problem.message))?;
         found.push((at_offset, Arc::new(workflow)));
+    }
+    Ok(found)
+}
+
+fn hosts(connection: &Connection) -> Result<Vec<(Offset, Event)>, StoreError> {
+    let mut statement = connection.prepare("SELECT at_offset, events, checksum FROM hosts")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let at = offset_from_sql(row.get(0)?)?;
+        let events: Vec<u8> = row.get(1)?;
+        let damaged =
+            |what: String| StoreError::Damaged(format!("the host of offset {at}: {what}"));
+        if row.get::<_, u32>(2)? != placed_checksum(at, &events) {
+            return Err(damaged("its checksum".to_owned()));
+        }
+        let decoded = decode(&events, None).map_err(|error| damaged(error.to_string()))?;
+        found.extend(decoded.events.into_iter().map(|stored| (at, stored.event)));
     }
     Ok(found)
 }
@@ -267,9 +293,9 @@ pub(super) fn mark_checksum(applied: Offset) -> u32 {
     checksum([applied.to_le_bytes().as_slice()])
 }
 
-/// The definition has its name and version in it.
-pub(super) fn workflow_checksum(at: Offset, definition: &[u8]) -> u32 {
-    checksum([at.to_le_bytes().as_slice(), definition])
+/// Of what has its name in it and stands in the log at an offset.
+pub(super) fn placed_checksum(at: Offset, what: &[u8]) -> u32 {
+    checksum([at.to_le_bytes().as_slice(), what])
 }
 
 pub(super) fn offset_to_sql(offset: Offset) -> i64 {

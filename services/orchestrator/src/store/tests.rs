@@ -7,10 +7,10 @@ use bytes::Bytes;
 use eventlog::{Batch, EventLog, MemoryStore, Options, Reader};
 use proto::batch::Encoder;
 use proto::event::{
-    Carried, CarriedCommand, CarriedStep, Command, CommandEvent, Event, Kind, Start, Timing,
-    TransactionEvent,
+    Carried, CarriedCommand, CarriedStep, Command, CommandEvent, Event, HostEvent, Kind, Start,
+    Timing, TransactionEvent,
 };
-use proto::id::{StepName, Time, TransactionId, WorkerName, WorkflowName};
+use proto::id::{HostId, StepName, Time, TransactionId, WorkerName, WorkflowName};
 use proto::lifecycle::{Stage, StepState, TransactionState};
 use proto::payload::Payload;
 use smallvec::smallvec;
@@ -394,6 +394,45 @@ fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
     }
 }
 
+fn came(name: &str) -> Vec<Kind> {
+    let kind = |what| Kind::Host {
+        host: HostId::parse(name).unwrap(),
+        what,
+    };
+    let connected = HostEvent::Connected {
+        workers: vec![(WorkerName::parse("w").unwrap(), 3)],
+        machine: "m".to_owned(),
+        version: "1".to_owned(),
+        lease_us: 9,
+        carried: true,
+    };
+    vec![kind(connected), kind(HostEvent::Draining)]
+}
+
+#[test]
+fn hosts_come_back_as_they_were_handed_over_last() {
+    let fixture = fixture();
+    let of = |hosts| Handover {
+        applied: 2,
+        hosts,
+        ..Handover::default()
+    };
+    let told = |hosts: &[(Offset, &str)]| {
+        let told = hosts.iter().map(|(at, name)| (*at, came(name)));
+        of(Some(told.collect()))
+    };
+    let handovers = [told(&[(0, "a"), (5, "b")]), told(&[(5, "b"), (8, "c")])];
+    write(&fixture, [&handovers[..], &[of(None)]].concat());
+    let (_, loaded) = fixture.place.open(&fixture.reader).unwrap();
+    let hosts = loaded.hosts.into_iter().map(|(at, event)| (at, event.kind));
+    let wanted =
+        [(5, "b"), (8, "c")].map(|(at, name)| came(name).into_iter().map(move |kind| (at, kind)));
+    assert_eq!(
+        hosts.collect::<Vec<_>>(),
+        wanted.into_iter().flatten().collect::<Vec<_>>()
+    );
+}
+
 /// SQLite guards its own structure, not what stands in a value.
 #[test]
 fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
@@ -402,6 +441,7 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
     let handover = Handover {
         applied: 1,
         rows: vec![Arc::new(live)],
+        hosts: Some(vec![(0, came("h"))]),
         ..Handover::default()
     };
     write(&fixture, vec![handover]);
@@ -411,13 +451,17 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
         schema::load(&connection, &bounds)?;
         live_rows(&connection, &fixture.reader)
     };
-    for column in ["snapshot", "payloads"] {
-        let read = format!("SELECT {column} FROM transactions");
+    for (table, column) in [
+        ("transactions", "snapshot"),
+        ("transactions", "payloads"),
+        ("hosts", "events"),
+    ] {
+        let read = format!("SELECT {column} FROM {table}");
         let whole: Vec<u8> = connection.query_row(&read, [], |row| row.get(0)).unwrap();
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let spoil = format!("UPDATE transactions SET {column} = ?1");
+            let spoil = format!("UPDATE {table} SET {column} = ?1");
             connection.execute(&spoil, [&bytes]).unwrap();
             assert!(load().unwrap_err().is_damage(), "{column}, bit {bit}");
             connection.execute(&spoil, [&whole]).unwrap();
@@ -429,6 +473,8 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
         ("transactions", "first_offset"),
         ("transactions", "inline_max"),
         ("transactions", "checksum"),
+        ("hosts", "at_offset"),
+        ("hosts", "checksum"),
         ("mark", "applied"),
         ("mark", "checksum"),
     ] {

@@ -9,19 +9,22 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use eventlog::Offset;
 use prost::Message as _;
+use proto::batch::Encoder;
+use proto::event::{Event, Kind};
+use proto::id::Time;
 use proto::workflow::Workflow;
 use rusqlite::Connection;
 
 use super::keys::KeyHash;
 use super::row::{Row, RowEncoder};
-use super::schema::{mark_checksum, offset_to_sql, stretch_of, workflow_checksum};
+use super::schema::{mark_checksum, offset_to_sql, placed_checksum, stretch_of};
 use super::{Place, StoreError};
 
 /// How long to wait before a write that failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Everything that changed since the last time, as of one offset.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Handover {
     /// Everything below is in the rows, these included.
     pub applied: Offset,
@@ -29,6 +32,8 @@ pub(crate) struct Handover {
     pub rows: Vec<Arc<Row>>,
     /// Definitions that came, with the offsets of their events.
     pub workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// All hosts (`State::retold_hosts`), where that changed.
+    pub hosts: Option<Vec<(Offset, Vec<Kind>)>>,
     /// Ended transactions that began before this were trimmed: their rows go.
     pub forget_before: Option<Offset>,
 }
@@ -219,7 +224,7 @@ impl Writer {
             )?;
             for (offset, definition) in &handover.workflows {
                 let encoded = definition.to_wire().encode_to_vec();
-                let checksum = workflow_checksum(*offset, &encoded);
+                let checksum = placed_checksum(*offset, &encoded);
                 workflow.execute((
                     definition.name.as_str(),
                     definition.version,
@@ -227,6 +232,9 @@ impl Writer {
                     encoded,
                     checksum,
                 ))?;
+            }
+            if let Some(hosts) = &handover.hosts {
+                write_hosts(&sql, hosts)?;
             }
             // A carried transaction moves, any other stays where it is.
             let mut transaction = sql.prepare_cached(
@@ -292,4 +300,28 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// There are a thousand or so at most, and they come and go seldom.
+fn write_hosts(
+    sql: &rusqlite::Transaction<'_>,
+    hosts: &[(Offset, Vec<Kind>)],
+) -> Result<(), StoreError> {
+    sql.execute("DELETE FROM hosts", [])?;
+    let mut host =
+        sql.prepare_cached("INSERT INTO hosts (at_offset, events, checksum) VALUES (?1, ?2, ?3)")?;
+    let mut encoder = Encoder::default();
+    for (at, kinds) in hosts {
+        for kind in kinds.iter().cloned() {
+            encoder.push(&Event {
+                // Only what they say counts.
+                time: Time::default(),
+                kind,
+            });
+        }
+        let (events, _) = encoder.finish(*at);
+        host.execute((offset_to_sql(*at), events, placed_checksum(*at, events)))?;
+        encoder.clear();
+    }
+    Ok(())
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use eventlog::{MemoryStore, Options};
 use kit::Clock;
 use orchestrator::config::Config;
-use orchestrator::stepped::Stepped;
+use orchestrator::stepped::{Stepped, Told};
 use proto::wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 /// Whether the orchestrator still counts on a host.
 fn counts_on(stepped: &Stepped, host: &str) -> bool {
@@ -29,17 +30,15 @@ fn pass(stepped: &mut Stepped, clock: &Clock, time: Duration) {
     }
 }
 
-#[test]
-fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = Config {
+fn in_directory(directory: &tempfile::TempDir) -> Config {
+    Config {
         data_dir: directory.path().to_owned(),
         ..Config::default()
-    };
-    let lease = *config.sessions.lease;
-    let log = MemoryStore::new().open(Options::default()).unwrap();
-    let clock = Clock::simulated(1_700_000_000_000_000);
-    let mut stepped = Stepped::open(config, Box::new(log), clock.clone()).unwrap();
+    }
+}
+
+/// Host "h" comes: what it says goes in, what it is told comes out.
+fn comes(stepped: &mut Stepped) -> (mpsc::Sender<Result<wire::ConnectRequest, Status>>, Told) {
     let announce = wire::Announce {
         host_id: "h".to_owned(),
         workers: vec![wire::OfferedWorker {
@@ -53,14 +52,52 @@ fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
         ..Default::default()
     };
     let (says, stream) = mpsc::channel(8);
-    let mut hears = stepped.connect(first, ReceiverStream::new(stream));
+    let hears = stepped.connect(first, ReceiverStream::new(stream));
     stepped.run_tasks();
     stepped.turn().unwrap();
+    (says, hears)
+}
+
+#[test]
+fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = in_directory(&directory);
+    let lease = *config.sessions.lease;
+    let log = MemoryStore::new().open(Options::default()).unwrap();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let mut stepped = Stepped::open(config, Box::new(log), clock.clone()).unwrap();
+    let (says, mut hears) = comes(&mut stepped);
     let welcome = hears.try_recv().unwrap().unwrap().welcome.unwrap();
 
     pass(&mut stepped, &clock, lease * 8 / 10);
     stepped.heartbeat("h", &welcome.session_id).unwrap();
     drop(says);
+    pass(&mut stepped, &clock, lease * 9 / 10);
+    assert!(counts_on(&stepped, "h"), "given up within its lease");
+    pass(&mut stepped, &clock, lease / 10 + Duration::from_millis(1));
+    assert!(!counts_on(&stepped, "h"), "kept beyond its lease");
+}
+
+/// It held no command, and state.db had everything of the log: nothing else told of it.
+#[test]
+fn a_host_that_a_restart_finds_gone_is_given_up_after_a_lease() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = in_directory(&directory);
+    let lease = *config.sessions.lease;
+    let store = MemoryStore::new();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let open = || {
+        let log = store.open(Options::default()).unwrap();
+        Stepped::open(config.clone(), Box::new(log), clock.clone()).unwrap()
+    };
+    let mut stepped = open();
+    let line = comes(&mut stepped);
+    pass(&mut stepped, &clock, *config.store.write_interval);
+    assert!(stepped.write_rows());
+    drop((stepped, line));
+
+    let mut stepped = open();
+    assert!(counts_on(&stepped, "h"), "forgotten by the restart");
     pass(&mut stepped, &clock, lease * 9 / 10);
     assert!(counts_on(&stepped, "h"), "given up within its lease");
     pass(&mut stepped, &clock, lease / 10 + Duration::from_millis(1));

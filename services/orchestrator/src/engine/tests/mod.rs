@@ -64,12 +64,8 @@ fn shown(state: &State, only: &[TransactionId]) -> String {
         .map(|(workflow, offset)| (workflow.name.clone(), workflow.version, offset))
         .collect();
     let counts = (state.queued_count(), state.live());
-    let out: Vec<_> = state
-        .hosts()
-        .into_iter()
-        .filter(|(_, held)| !held.is_empty())
-        .collect();
-    format!("{workflows:?}\n{counts:?}\n{out:?}\n{transactions:#?}")
+    let hosts = (state.hosts(), state.retold_hosts());
+    format!("{workflows:?}\n{counts:?}\n{hosts:?}\n{transactions:#?}")
 }
 
 /// The log, replayed, and every transaction, taken out and put back, are the state.
@@ -83,6 +79,12 @@ fn assert_found_again(state: &State, log: &Log, only: &[TransactionId]) {
     let mut restored = State::new(state.limits().clone());
     for (workflow, offset) in state.definitions() {
         restored.restore_definition(workflow, offset);
+    }
+    for (offset, retold) in state.retold_hosts() {
+        for kind in retold {
+            let time = Time::default();
+            restored.evolve(offset, &Event { time, kind });
+        }
     }
     for id in only {
         restored.restore(*id, state.snapshot(id).unwrap());
@@ -153,6 +155,7 @@ fn line(event: &Event) -> String {
             format!("{undo}{}{attempt} {what}", command.step)
         }
         Kind::Host { host, what } => match what {
+            HostEvent::Connected { carried: true, .. } => format!("{host} carried"),
             HostEvent::Connected { .. } => format!("{host} connected"),
             HostEvent::Disconnected { drained: true } => format!("{host} drained"),
             HostEvent::Disconnected { drained: false } => format!("{host} away"),

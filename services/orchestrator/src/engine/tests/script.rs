@@ -2,7 +2,7 @@
 //!
 //! `start [KEY]`, `cancel [keep]`, `STEP@HOST` (dispatch), `STEP ok [JSON]`, `STEP fail KIND [final]`,
 //! `STEP timeout`, `STEP stopped`, `STEP picked`, `STEP runs`, `+SECONDS` (time, then a tick), `lapse HOST`,
-//! `gone HOST` (back without its commands), `carry`, `open` (restart). A result comes from the host that
+//! `come HOST`, `drain HOST`, `leave HOST`, `break HOST` (its stream), `gone HOST` (back without its commands), `carry`, `open` (restart). A result comes from the host that
 //! has the step's newest attempt, unless ` from HOST` follows; `STEP#2` names an attempt, `~STEP` the undo.
 
 use proto::event::{Cancel, Failure, Start};
@@ -91,6 +91,18 @@ impl Scene {
             ("lapse", [name]) => Input::HostLapsed {
                 host: host(name),
                 commands: self.held(&host(name)),
+            },
+            ("come", [name]) => Input::HostConnected {
+                host: host(name),
+                workers: Vec::new(),
+                machine: String::new(),
+                version: String::new(),
+                lease_us: 0,
+            },
+            ("drain", [name]) => Input::HostDraining { host: host(name) },
+            ("leave" | "break", [name]) => Input::HostDisconnected {
+                host: host(name),
+                drained: first == "leave",
             },
             ("gone", [name]) => Input::CommandsLost {
                 host: host(name),

@@ -88,6 +88,30 @@ fn a_trim_carries_what_is_live_and_a_refold_of_the_rest_finds_it() {
 }
 
 #[test]
+fn a_trim_tells_once_more_of_each_host_that_is_here_and_how_it_is() {
+    let mut scene = check(
+        TWO,
+        "
+        come here   > here connected
+        come going  > going connected
+        drain going > going draining
+        come away   > away connected
+        break away  > away away
+        come left   > left connected
+        leave left  > left drained
+        come dead   > dead connected
+        lapse dead  > dead lost
+        carry       > w 1 registered, away carried, away away, going carried, going draining, here carried
+        come here   > here connected
+        ",
+    );
+    let known = scene.state.hosts();
+    scene.log.stored.retain(|stored| stored.offset > 9);
+    assert_eq!(scene.log.replayed(scene.state.limits()).hosts(), known);
+    scene.play("lapse away > away lost");
+}
+
+#[test]
 fn events_of_what_was_trimmed_change_nothing_and_a_missing_definition_is_loud() {
     let scene = check(
         TWO,

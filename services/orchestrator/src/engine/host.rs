@@ -1,0 +1,61 @@
+//! What is known of a worker host: enough to tell of it again, at the log's tail or in state.db.
+
+use proto::event::HostEvent;
+
+use super::Offset;
+
+/// A host that came and neither left nor was lost.
+#[derive(Debug)]
+pub(super) struct KnownHost {
+    /// Where the log says that it came.
+    pub(super) at: Offset,
+    /// What it said then, as a carried event.
+    connected: HostEvent,
+    draining: bool,
+    /// Its stream ended, its lease runs on.
+    away: bool,
+}
+
+impl KnownHost {
+    /// What is known once an event is in the log; none: of this host nothing more.
+    pub(super) fn after(known: Option<Self>, at: Offset, what: &HostEvent) -> Option<Self> {
+        match what {
+            HostEvent::Connected {
+                workers,
+                machine,
+                version,
+                lease_us,
+                carried: _,
+            } => Some(Self {
+                at,
+                connected: HostEvent::Connected {
+                    workers: workers.clone(),
+                    machine: machine.clone(),
+                    version: version.clone(),
+                    lease_us: *lease_us,
+                    carried: true,
+                },
+                draining: false,
+                away: false,
+            }),
+            HostEvent::Disconnected { drained: true } | HostEvent::Lost => None,
+            HostEvent::Disconnected { drained: false } => known.map(|known| Self {
+                away: true,
+                ..known
+            }),
+            HostEvent::Draining => known.map(|known| Self {
+                draining: true,
+                ..known
+            }),
+            HostEvent::Quarantined { .. } => known,
+        }
+    }
+
+    /// The events that say all of it once more.
+    pub(super) fn retold(&self) -> Vec<HostEvent> {
+        let mut events = vec![self.connected.clone()];
+        events.extend(self.draining.then_some(HostEvent::Draining));
+        events.extend((self.away).then_some(HostEvent::Disconnected { drained: false }));
+        events
+    }
+}
