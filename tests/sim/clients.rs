@@ -1,46 +1,19 @@
-//! Clients: they register, start with and without keys, repeat, cancel and ask, over a network that loses
-//! and doubles. What they are told is held against what is durable.
+//! Clients: they register, start with and without keys, one by one and over streams, wait for ends, repeat,
+//! cancel, watch and ask, over a network that loses and doubles. What they are told is held against what
+//! is durable.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use proto::id::TransactionId;
 use proto::wire;
 use proto::wire::execute_workflow_request::Payload;
-use proto::wire::orchestrator_service_server::OrchestratorService;
-use proto::wire::register_workflow_request::Source;
-use tonic::{Code, Request, Status};
+use tonic::Code;
 
+use crate::calls::{Answer, Ask, Call, Look, UnderWay, id, of, refused_rightly};
 use crate::plan::Fault;
 use crate::world::{What, World};
 
-/// What a client asks for.
-#[derive(Clone, Debug)]
-pub(crate) enum Ask {
-    Register(Box<wire::Workflow>),
-    Start(Box<wire::ExecuteWorkflowRequest>),
-    Cancel(TransactionId, bool),
-    Status(TransactionId),
-    List,
-}
-
-/// What it is answered.
-pub(crate) enum Answer {
-    Registered(Result<wire::RegisterWorkflowResponse, Status>),
-    Started(Result<wire::ExecuteWorkflowResponse, Status>),
-    Cancelled(Result<wire::CancelTransactionResponse, Status>),
-    Status(Result<wire::GetStatusResponse, Status>),
-    Listed(Result<wire::ListTransactionsResponse, Status>),
-}
-
-/// A call from its client's decision to its answer.
-pub(crate) struct Call {
-    client: usize,
-    ask: Ask,
-    /// The request reached the orchestrator, perhaps twice, and is being answered.
-    under_way: Vec<Pin<Box<dyn Future<Output = Answer>>>>,
-    arrived: bool,
-}
+/// More than a record has that is written past the page cache.
+const LARGE_BYTES: usize = 280_000;
 
 /// A client.
 #[derive(Default)]
@@ -48,6 +21,8 @@ pub(crate) struct Client {
     /// What it does until it succeeds.
     wants: Option<Ask>,
     call: Option<u64>,
+    /// Whether it has watched a transaction since nothing goes wrong any more.
+    watched_in_the_calm: bool,
 }
 
 impl World {
@@ -59,13 +34,15 @@ impl World {
         let ask = match self.clients[at].wants.clone() {
             Some(ask) => ask,
             None => {
-                let Some(ask) = self.next_ask() else {
+                let Some(ask) = self.next_ask(at) else {
                     return;
                 };
                 self.clients[at].wants = Some(ask.clone());
                 ask
             }
         };
+        let patience = self.chance.within(1_000_000, 8_000_000) + ask.wait_us();
+        let until_the_end = matches!(&ask, Ask::Starts(_) | Ask::Watch(_));
         let number = self.tally.turns.wrapping_mul(1_000_003) ^ self.chance.next_u64();
         self.clients[at].call = Some(number);
         self.calls.insert(
@@ -75,10 +52,13 @@ impl World {
                 ask,
                 under_way: Vec::new(),
                 arrived: false,
+                calm: self.calm,
             },
         );
-        let patience = self.chance.within(1_000_000, 8_000_000);
-        self.after(patience, What::Patience(number));
+        // In the calm everything ends, and whoever waits for that hears of it.
+        if !(until_the_end && self.calm) {
+            self.after(patience, What::Patience(number));
+        }
         if self.is_lost() {
             return;
         }
@@ -98,28 +78,42 @@ impl World {
         lost
     }
 
-    fn next_ask(&mut self) -> Option<Ask> {
+    fn next_ask(&mut self, client: usize) -> Option<Ask> {
         if let Some(workflow) = self.workflows.pop() {
             return Some(Ask::Register(Box::new(workflow)));
         }
         let known: Vec<_> = self.acknowledged.keys().copied().collect();
         let calm = self.calm;
-        match self.chance.below(10) {
+        let watch = !known.is_empty() && calm && !self.clients[client].watched_in_the_calm;
+        if watch {
+            self.clients[client].watched_in_the_calm = true;
+            return Some(Ask::Watch(*self.chance.pick(&known)));
+        }
+        match self.chance.below(12) {
             0 | 1 if !known.is_empty() && !calm => {
                 let id = *self.chance.pick(&known);
                 Some(Ask::Cancel(id, self.chance.one_in(2)))
             }
             2 | 3 if !known.is_empty() && !calm => Some(Ask::Status(*self.chance.pick(&known))),
             4 if !calm => Some(Ask::List),
+            5 if !known.is_empty() && !calm => Some(Ask::Watch(*self.chance.pick(&known))),
+            6 | 7 if self.started < self.plan.starts => {
+                let many = self
+                    .chance
+                    .within(1, 4)
+                    .min(self.plan.starts - self.started);
+                Some(Ask::Starts((0..many).map(|_| self.next_start()).collect()))
+            }
             _ if self.started < self.plan.starts => {
-                self.started += 1;
-                Some(self.next_start())
+                let start = self.next_start();
+                Some(Ask::Start(Box::new(start)))
             }
             _ => None,
         }
     }
 
-    fn next_start(&mut self) -> Ask {
+    fn next_start(&mut self) -> wire::ExecuteWorkflowRequest {
+        self.started += 1;
         let key = match self.chance.below(4) {
             0 => String::new(),
             // One that may have been used already, by whomever.
@@ -136,14 +130,25 @@ impl World {
             true => "f0".to_owned(),
             false => names[of % names.len()].clone(),
         };
-        let fill = "x".repeat([1, 30, 600][of / 3 % 3]);
+        // One in some goes to the disk past the page cache.
+        let large = self.plan.large && of % 7 == 3;
+        let fill = "x".repeat(match large {
+            true => LARGE_BYTES,
+            false => [1, 30, 600][of / 3 % 3],
+        });
+        let waits = self.chance.one_in(3);
+        let wait = waits.then(|| prost_types::Duration {
+            seconds: self.chance.below(5) as i64,
+            nanos: self.chance.below(1_000) as i32 * 1_000_000,
+        });
         let input = format!("{{\"key\":\"{key}\",\"fill\":\"{fill}\"}}");
-        Ask::Start(Box::new(wire::ExecuteWorkflowRequest {
+        wire::ExecuteWorkflowRequest {
             workflow,
             idempotency_key: key,
             payload: Some(Payload::InputJson(input.into())),
+            wait,
             ..Default::default()
-        }))
+        }
     }
 
     /// A request arrives at the orchestrator, if that is there.
@@ -157,25 +162,52 @@ impl World {
             return;
         };
         call.arrived = true;
-        let calls = running.stepped.calls();
-        call.under_way.push(ask(calls, call.ask.clone()));
+        let wait = call.ask.wait_us();
+        let under_way = UnderWay::new(running.stepped.calls(), &call.ask, self.now);
+        call.under_way.push(under_way);
+        if wait > 0 {
+            // The runtime's timers have whole milliseconds.
+            self.after(wait + 1_000, What::Waited);
+        }
         self.collect_answers();
         self.wake();
     }
 
     /// Takes the answers that are ready.
     pub(crate) fn collect_answers(&mut self) {
+        let Some(running) = &self.process.running else {
+            return;
+        };
+        running.run_spawned();
         let mut context = Context::from_waker(Waker::noop());
-        let mut ready = Vec::new();
+        let (mut ready, mut begun) = (Vec::new(), Vec::new());
+        let look = Look {
+            oracle: &self.oracle,
+            now: self.now,
+            store_in_trouble: self.store_in_trouble,
+        };
+        let entered = running.runtime.enter();
         for (number, call) in &mut self.calls {
-            call.under_way
-                .retain_mut(|answering| match answering.as_mut().poll(&mut context) {
-                    Poll::Ready(answer) => {
-                        ready.push((*number, call.ask.clone(), answer));
-                        false
-                    }
-                    Poll::Pending => true,
-                });
+            let (ask, under_way) = (&call.ask, &mut call.under_way);
+            under_way.retain_mut(|under_way| {
+                let (polled, acknowledged) = under_way.poll(ask, &mut context, &look);
+                begun.extend(acknowledged);
+                let Poll::Ready(answer) = polled else {
+                    return true;
+                };
+                self.tally.answered(ask, &answer);
+                ready.push((*number, ask.clone(), answer));
+                false
+            });
+        }
+        drop(entered);
+        if running.stepped.has_inputs() {
+            self.wake();
+        }
+        for (of, id) in begun {
+            if !self.is_lost() {
+                self.acknowledged.insert(id, of);
+            }
         }
         for (number, ask, answer) in ready {
             self.check(&ask, &answer);
@@ -206,29 +238,24 @@ impl World {
                     .iter()
                     .for_each(|listed| self.shown(Some(listed)));
             }
-            (Ask::Status(id) | Ask::Cancel(id, _), Answer::Status(Err(status)))
-            | (Ask::Status(id) | Ask::Cancel(id, _), Answer::Cancelled(Err(status))) => {
+            (Ask::Status(id), Answer::Status(Err(status)))
+            | (Ask::Watch(id), Answer::Watched(Err(status)))
+            | (Ask::Cancel(id, _), Answer::Cancelled(Err(status))) => {
                 let lost = status.code() == Code::NotFound && self.oracle.is_retained(*id);
                 assert!(
                     !lost,
                     "{id} was acknowledged and is not to be found: {status:?}"
                 );
-                self.refused_rightly(status);
+                refused_rightly(status, self.store_in_trouble);
             }
-            (_, Answer::Started(Err(status)) | Answer::Listed(Err(status))) => {
-                self.refused_rightly(status);
-            }
+            (
+                _,
+                Answer::Started(Err(status))
+                | Answer::Streamed(Err(status))
+                | Answer::Listed(Err(status)),
+            ) => refused_rightly(status, self.store_in_trouble),
             _ => {}
         }
-    }
-
-    /// Nothing here is anybody's bug but a fault's.
-    fn refused_rightly(&self, status: &Status) {
-        let bug = matches!(
-            status.code(),
-            Code::Internal | Code::Unknown | Code::AlreadyExists | Code::InvalidArgument
-        );
-        assert!(!bug || self.store_in_trouble, "{status:?}");
     }
 
     fn shown(&self, transaction: Option<&wire::Transaction>) {
@@ -246,24 +273,30 @@ impl World {
             Some(Answer::Started(Ok(started))) => {
                 let id = id(&started.transaction_id);
                 if let Ask::Start(start) = &call.ask {
-                    let of = (start.workflow.clone(), start.idempotency_key.clone());
-                    self.acknowledged.insert(id, of);
+                    self.acknowledged.insert(id, of(start));
                 }
                 true
             }
             // Without a key nobody can know, and nobody asks twice.
             Some(Answer::Started(Err(status))) => status.code() == Code::NotFound,
             Some(Answer::Registered(answer)) => answer.is_ok(),
+            Some(Answer::Streamed(answer)) => *answer.as_ref().unwrap_or(&false),
             Some(_) => true,
             None => false,
         };
-        let keyless = matches!(&call.ask, Ask::Start(start) if start.idempotency_key.is_empty());
+        let mut starts = call.ask.starts().iter();
+        let keyless = starts.any(|start| start.idempotency_key.is_empty());
         self.over(call.client, done || (keyless && call.arrived));
     }
 
     /// A client has waited long enough.
     pub(crate) fn patience(&mut self, number: u64) {
-        if self.calls.contains_key(&number) {
+        if let Some(call) = self.calls.get(&number) {
+            assert!(
+                !call.calm || call.under_way.is_empty(),
+                "nothing goes wrong, and this is not answered: {:?}",
+                call.ask
+            );
             self.answer(number, None);
         }
     }
@@ -298,49 +331,4 @@ impl World {
             && self.started >= self.plan.starts
             && self.clients.iter().all(|client| client.wants.is_none())
     }
-}
-
-fn id(text: &str) -> TransactionId {
-    TransactionId::parse(text).expect("a transaction's id")
-}
-
-fn ask(calls: impl OrchestratorService, ask: Ask) -> Pin<Box<dyn Future<Output = Answer>>> {
-    Box::pin(async move {
-        match ask {
-            Ask::Register(workflow) => {
-                let request = wire::RegisterWorkflowRequest {
-                    validate_only: false,
-                    source: Some(Source::Workflow(*workflow)),
-                };
-                let answer = calls.register_workflow(Request::new(request)).await;
-                Answer::Registered(answer.map(tonic::Response::into_inner))
-            }
-            Ask::Start(request) => {
-                let answer = calls.execute_workflow(Request::new(*request)).await;
-                Answer::Started(answer.map(tonic::Response::into_inner))
-            }
-            Ask::Cancel(id, skip_compensation) => {
-                let request = wire::CancelTransactionRequest {
-                    transaction_id: id.to_string(),
-                    reason: String::new(),
-                    skip_compensation,
-                };
-                let answer = calls.cancel_transaction(Request::new(request)).await;
-                Answer::Cancelled(answer.map(tonic::Response::into_inner))
-            }
-            Ask::Status(id) => {
-                let request = wire::GetStatusRequest {
-                    transaction_id: id.to_string(),
-                    payload_form: wire::PayloadForm::Json.into(),
-                };
-                let answer = calls.get_status(Request::new(request)).await;
-                Answer::Status(answer.map(tonic::Response::into_inner))
-            }
-            Ask::List => {
-                let request = wire::ListTransactionsRequest::default();
-                let answer = calls.list_transactions(Request::new(request)).await;
-                Answer::Listed(answer.map(tonic::Response::into_inner))
-            }
-        }
-    })
 }

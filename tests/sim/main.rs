@@ -38,6 +38,8 @@ mod seen;
 mod oracle;
 mod process;
 mod world;
+mod calls;
+mod feeds;
 mod clients;
 mod hosts;
 mod streams;

@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) faults: u32,
     /// How many transactions are asked for.
     pub(crate) starts: u64,
+    /// Whether some inputs are large.
+    pub(crate) large: bool,
     /// After how many steps the faults end, whatever was planned.
     pub(crate) steps: u64,
 }
@@ -93,6 +95,7 @@ impl Plan {
             seed,
             faults,
             starts: chance.within(2, 24),
+            large: chance.one_in(8),
             steps: 4_000,
         }
     }

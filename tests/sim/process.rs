@@ -12,16 +12,33 @@ use orchestrator::config::Config;
 use orchestrator::stepped::Stepped;
 use tempfile::TempDir;
 use tests::chance::Chance;
+use tokio::runtime::Runtime;
 
 use crate::plan::Plan;
 
 const STORE_FILES: [&str; 2] = ["state.db", "state.db-wal"];
+
+/// So often what was spawned is looked at: one task wakes another a few times at most.
+const SPAWNED_TURNS: usize = 8;
 
 /// An orchestrator that runs.
 pub(crate) struct Running {
     pub(crate) stepped: Stepped,
     pub(crate) clock: Clock,
     pub(crate) log: Reader,
+    /// What calls spawn, and how long they wait; it goes on when it is told to.
+    pub(crate) runtime: Runtime,
+}
+
+impl Running {
+    /// Lets everything go on that was spawned.
+    pub(crate) fn run_spawned(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..SPAWNED_TURNS {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
 }
 
 /// How state.db comes through the end of its process.
@@ -76,6 +93,11 @@ impl Process {
             stepped: stepped.map_err(|ended| ended.to_string())?,
             clock,
             log: reader,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime"),
         });
         Ok(())
     }
@@ -83,7 +105,9 @@ impl Process {
     /// Lets time pass for it.
     pub(crate) fn pass(&self, micros: u64) {
         if let Some(running) = &self.running {
-            running.clock.advance(Duration::from_micros(micros));
+            let time = Duration::from_micros(micros);
+            running.clock.advance(time);
+            running.runtime.block_on(tokio::time::advance(time));
         }
     }
 

@@ -1,5 +1,7 @@
 //! What was tried, to be told at the end.
 
+use crate::calls::{Answer, Ask};
+
 /// Counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -24,6 +26,9 @@ pub(crate) struct Tally {
     pub(crate) lost_commands: u64,
     pub(crate) refused_results: u64,
     pub(crate) carried: u64,
+    pub(crate) waits: u64,
+    pub(crate) start_streams: u64,
+    pub(crate) watches: u64,
     /// Of everything that ever became durable.
     pub(crate) fingerprint: u64,
 }
@@ -52,7 +57,22 @@ impl Tally {
         self.lost_commands += other.lost_commands;
         self.refused_results += other.refused_results;
         self.carried += other.carried;
+        self.waits += other.waits;
+        self.start_streams += other.start_streams;
+        self.watches += other.watches;
         self.fingerprint ^= other.fingerprint;
+    }
+}
+
+impl Tally {
+    /// A call was answered.
+    pub(crate) fn answered(&mut self, ask: &Ask, answer: &Answer) {
+        match answer {
+            Answer::Started(Ok(_)) => self.waits += u64::from(ask.wait_us() > 0),
+            Answer::Streamed(Ok(_)) => self.start_streams += 1,
+            Answer::Watched(Ok(())) => self.watches += 1,
+            _ => {}
+        }
     }
 }
 
@@ -64,7 +84,7 @@ impl std::fmt::Display for Tally {
              {} kills, {} deaths within a turn, {} power cuts, {} failed syncs or stores; {} full disks, \
              {} spoilt or lost state.db, {} jumps of the clock; {} messages lost, {} doubled, {} streams \
              cut; {} hosts crashed, {} lies; {} commands lost, {} results refused, {} transactions \
-             carried past a trim",
+             carried past a trim; {} waits, {} streams of starts and {} watches to their ends",
             self.seeds,
             self.transactions,
             self.events,
@@ -85,7 +105,10 @@ impl std::fmt::Display for Tally {
             self.lies,
             self.lost_commands,
             self.refused_results,
-            self.carried
+            self.carried,
+            self.waits,
+            self.start_streams,
+            self.watches
         )
     }
 }

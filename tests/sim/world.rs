@@ -8,7 +8,8 @@ use proto::id::{HostId, Time, TransactionId};
 use proto::wire;
 use tests::chance::Chance;
 
-use crate::clients::{Answer, Call, Client};
+use crate::calls::{Answer, Call};
+use crate::clients::Client;
 use crate::hosts::Host;
 use crate::oracle::Oracle;
 use crate::plan::{Fault, Plan};
@@ -32,6 +33,8 @@ pub(crate) enum What {
     Request(u64),
     /// An answer arrives; none: the connection broke.
     Answer(u64, Option<Box<Answer>>),
+    /// A call's wait is over.
+    Waited,
     /// A client has waited long enough.
     Patience(u64),
     /// A host does the next thing.
@@ -191,7 +194,12 @@ impl World {
         };
         let reaches = matches!(
             due.what,
-            What::Turn(_) | What::Rows | What::Request(_) | What::Up(..) | What::Beat(..)
+            What::Turn(_)
+                | What::Rows
+                | What::Request(_)
+                | What::Waited
+                | What::Up(..)
+                | What::Beat(..)
         );
         if reaches && due.at < self.still_until {
             // It lies unread until the process goes on, in its order.
@@ -214,6 +222,7 @@ impl World {
             What::Client(at) => self.client(at),
             What::Request(call) => self.request(call),
             What::Answer(call, answer) => self.answer(call, answer.as_deref()),
+            What::Waited => self.collect_answers(),
             What::Patience(call) => self.patience(call),
             What::Host(at) => self.host(at),
             What::Up(at, stream, up) => self.up(at, stream, *up),

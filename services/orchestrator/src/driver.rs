@@ -124,6 +124,11 @@ impl Driver {
         &self.state
     }
 
+    /// Whether something lies in the inbox.
+    pub(crate) fn has_inputs(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
     /// Writes what was handed to state.db; whether there was anything.
     pub(crate) fn write_rows(&mut self) -> bool {
         self.store.step()

@@ -170,6 +170,11 @@ impl Stepped {
         Ok(turned?)
     }
 
+    /// Whether something lies in the inbox.
+    pub fn has_inputs(&self) -> bool {
+        self.driver.has_inputs()
+    }
+
     /// How long nothing is due.
     pub fn wait(&self) -> Duration {
         self.driver.wait()

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use eventlog::{Bounds, Offset};
 use proto::event::Event;
+use proto::id::Time;
 use proto::workflow::Workflow;
 use rusqlite::OpenFlags;
 
@@ -76,6 +77,8 @@ impl StoreError {
 pub(crate) struct Loaded {
     /// Everything below is in the rows; replay begins here.
     pub applied: Offset,
+    /// When the log was last opened.
+    pub opened: Option<Time>,
     /// Every definition, with the offset of its event.
     pub workflows: Vec<(Offset, Arc<Workflow>)>,
     /// The events that tell of every host, with the offset where it came.

@@ -326,6 +326,7 @@ impl Driver {
             format!("{error}; nothing of this happened; free some disk and repeat"),
         )
         .retry_after(std::time::Duration::from_secs(5));
+        self.wait_on();
         self.refuse_everything(&problem);
         let mut out = Vec::new();
         for (_, open) in self.lines.drain() {

@@ -43,9 +43,11 @@ impl Driver {
         let config = shared.config.clone();
         let fold = fold(&shared, &journal.reader())?;
         let place = place(&config, &shared.keys);
-        if let Ok(lookup) = Lookup::new(&place, journal.reader()).inspect_err(|error| {
-            tracing::error!(%error, "state.db cannot be read beside its writer");
-        }) {
+        if let Ok(lookup) =
+            Lookup::new(&place, journal.reader(), shared.pace).inspect_err(|error| {
+                tracing::error!(%error, "state.db cannot be read beside its writer");
+            })
+        {
             // Set once: a driver is opened once.
             let _ = shared.lookup.set(lookup);
         }
@@ -100,15 +102,14 @@ impl Driver {
     /// Forgets all that is not durable and folds again.
     pub(super) fn refold(&mut self) -> Result<(), Fatal> {
         self.journal.discard();
-        let config = self.shared.config.clone();
         // It still writes what it was handed, which is durable.
         self.store.finish();
         let fold = fold(&self.shared, &self.journal.reader())?;
         self.state = fold.state;
         self.store = fold.store;
-        self.table = table(&config);
         self.dispatch = Dispatch::new();
         self.renew_upkeep(fold.applied, fold.folded);
+        // It goes on counting sessions: what streams of before still say is not to be taken for others'.
         self.table.restore(self.state.hosts(), self.now);
         for (command, worker) in self.state.queued() {
             self.dispatch.push(&worker, command);
@@ -211,6 +212,7 @@ fn restore(
         catalogue.insert(&workflow);
         state.restore_definition(&workflow, offset);
     }
+    state.restore_opened(loaded.opened);
     for (offset, event) in loaded.hosts {
         state.evolve(offset, &event);
     }
@@ -331,6 +333,7 @@ impl Replay<'_> {
             .collect();
         self.store.hand_over(Handover {
             applied: durable,
+            opened: self.state.opened(),
             rows,
             workflows: std::mem::take(&mut self.folded.workflows),
             hosts: Some(self.state.retold_hosts()),

@@ -203,6 +203,21 @@ impl Driver {
         }
     }
 
+    /// Whoever was to be told of a change or an end that came to nothing waits for the next one.
+    pub(super) fn wait_on(&mut self) {
+        let told = |out: &mut Out| matches!(out, Out::Ended(_, Ok(_)) | Out::Changed(..));
+        let told: Vec<_> = self.pending.out.extract_if(.., told).collect();
+        for out in told {
+            match out {
+                Out::Ended(reply, Ok(started)) => self.watchers_of(started.id).ends.push(reply),
+                Out::Changed(changes, view) => {
+                    self.watchers_of(view.row.id).changes = Some(changes);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Who waits for a transaction, those who went away left out.
     fn watchers_of(&mut self, id: TransactionId) -> &mut Watchers {
         let watchers = self.watchers.entry(id).or_default();

@@ -255,6 +255,7 @@ impl Upkeep {
         self.handed = durable;
         Handover {
             applied: durable,
+            opened: state.opened(),
             rows,
             workflows: std::mem::take(&mut self.workflows),
             hosts: std::mem::take(&mut self.hosts_changed).then(|| state.retold_hosts()),

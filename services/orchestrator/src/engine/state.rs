@@ -280,6 +280,16 @@ impl State {
         waiting.into_iter().map(named).collect()
     }
 
+    /// When the orchestrator last opened its log; state.db keeps that.
+    pub fn opened(&self) -> Option<Time> {
+        self.opened
+    }
+
+    /// Puts that back, before the transactions whose deadlines it moves.
+    pub fn restore_opened(&mut self, opened: Option<Time>) {
+        self.opened = opened;
+    }
+
     /// What state.db keeps of the hosts: where each came, and the events that tell of it once more, for
     /// [`State::evolve`].
     pub fn retold_hosts(&self) -> Vec<(Offset, Vec<Kind>)> {

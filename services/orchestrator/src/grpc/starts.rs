@@ -185,7 +185,8 @@ impl Orchestrator {
         };
         tokio::select! {
             biased;
-            _ = changes.wait_for(has_ended) => {}
+            // Nobody tells of changes any more.
+            ended = changes.wait_for(has_ended) => drop(ended.map_err(|_| stopping())?),
             () = passed(deadline) => {}
             () = self.shutdown.cancelled() => return Err(stopping()),
         }

@@ -71,6 +71,7 @@ impl Orchestrator {
                     return;
                 }
                 let more = tokio::select! {
+                    biased;
                     more = changes.changed() => more.is_ok(),
                     () = this.shutdown.cancelled() => false,
                     () = messages.closed() => return,

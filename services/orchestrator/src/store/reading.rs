@@ -15,7 +15,7 @@ use rusqlite::types::Value;
 use super::keys::KeyHash;
 use super::row::{self, COLUMNS, Row};
 use super::schema::stretch_of;
-use super::{Keys, Place, StoreError};
+use super::{Keys, Pace, Place, StoreError};
 
 /// A list's page ends after this long, however few it has found.
 const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
@@ -57,11 +57,12 @@ pub(crate) struct Lookup {
     connections: Arc<[Mutex<Connection>; 2]>,
     log: Reader,
     keys: Keys,
+    pace: Pace,
 }
 
 impl Lookup {
     /// Opens connections to a state.db that is there.
-    pub(crate) fn new(place: &Place, log: Reader) -> Result<Self, StoreError> {
+    pub(crate) fn new(place: &Place, log: Reader, pace: Pace) -> Result<Self, StoreError> {
         let connections = [
             Mutex::new(place.connect(true)?),
             Mutex::new(place.connect(true)?),
@@ -70,6 +71,7 @@ impl Lookup {
             connections: Arc::new(connections),
             log,
             keys: place.keys.clone(),
+            pace,
         })
     }
 
@@ -126,13 +128,13 @@ impl Lookup {
                 .unwrap_or_else(PoisonError::into_inner);
             work(&connection, &this.log)
         };
-        // Without a runtime (see `stepped`) nobody else waits for this thread.
-        if tokio::runtime::Handle::try_current().is_err() {
-            return look();
+        match self.pace {
+            // Nobody else waits for this thread.
+            Pace::Stepped => look(),
+            Pace::Thread => tokio::task::spawn_blocking(look)
+                .await
+                .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error)))),
         }
-        tokio::task::spawn_blocking(look)
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
     }
 }
 

@@ -6,6 +6,7 @@ use eventlog::{Bounds, Offset, Reader};
 use prost::Message as _;
 use proto::batch::decode;
 use proto::event::Event;
+use proto::id::Time;
 use proto::wire;
 use proto::workflow::Workflow;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -29,6 +30,7 @@ CREATE TABLE mark (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     log_id BLOB NOT NULL,
     applied INTEGER NOT NULL,
+    opened_us INTEGER,
     checksum INTEGER NOT NULL
 );
 CREATE TABLE workflows (
@@ -102,7 +104,7 @@ pub(super) fn load(connection: &Connection, bounds: &Bounds) -> Result<Loaded, S
             (
                 bounds.log_id.as_slice(),
                 offset_to_sql(bounds.oldest),
-                mark_checksum(bounds.oldest),
+                mark_checksum(bounds.oldest, None),
             ),
         )?;
         connection.pragma_update(None, "user_version", FORMAT)?;
@@ -117,24 +119,28 @@ pub(super) fn load(connection: &Connection, bounds: &Bounds) -> Result<Loaded, S
         )));
     }
     check_small_file(connection)?;
-    let mark: Option<(Vec<u8>, i64, u32)> = connection
-        .query_row("SELECT log_id, applied, checksum FROM mark", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+    let mark: Option<(Vec<u8>, i64, Option<i64>, u32)> = connection
+        .query_row(
+            "SELECT log_id, applied, opened_us, checksum FROM mark",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
         .optional()?;
-    let Some((log_id, applied, checksum)) = mark else {
+    let Some((log_id, applied, opened_us, checksum)) = mark else {
         return Err(StoreError::Damaged("its mark is missing".to_owned()));
     };
     if log_id != bounds.log_id {
         return Err(StoreError::Damaged("it belongs to another log".to_owned()));
     }
     let applied = offset_from_sql(applied)?;
-    if checksum != mark_checksum(applied) {
+    let opened = opened_us.map(Time);
+    if checksum != mark_checksum(applied, opened) {
         return Err(StoreError::Damaged("its mark".to_owned()));
     }
     super::check_offset(applied, bounds)?;
     Ok(Loaded {
         applied,
+        opened,
         workflows: workflows(connection)?,
         hosts: hosts(connection)?,
     })
@@ -289,8 +295,12 @@ pub(super) fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     })
 }
 
-pub(super) fn mark_checksum(applied: Offset) -> u32 {
-    checksum([applied.to_le_bytes().as_slice()])
+pub(super) fn mark_checksum(applied: Offset, opened: Option<Time>) -> u32 {
+    let opened = opened.map(|opened| opened.0.to_le_bytes());
+    checksum([
+        applied.to_le_bytes().as_slice(),
+        opened.as_ref().map_or(&[], |opened| opened.as_slice()),
+    ])
 }
 
 /// Of what has its name in it and stands in the log at an offset.

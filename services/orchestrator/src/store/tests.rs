@@ -213,7 +213,7 @@ async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
     let (connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
     assert_eq!(loaded.applied, 2);
     assert_eq!(live_rows(&connection, &fixture.reader).unwrap(), [large]);
-    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone(), Pace::Thread).unwrap();
     assert_eq!(lookup.get(ended.id).await.unwrap(), Some(ended.clone()));
     assert_eq!(lookup.get(TransactionId([9; 16])).await.unwrap(), None);
     let known = lookup.by_key(ended.workflow.clone(), "k".to_owned()).await;
@@ -250,7 +250,7 @@ async fn a_key_is_found_however_far_away_its_transaction_began_and_no_other_in_i
     learnt.learn_keys(Pace::Stepped);
     let workflow = &rows[0].workflow;
     let found = async |place: &Place, key: &str| {
-        let lookup = Lookup::new(place, fixture.reader.clone()).unwrap();
+        let lookup = Lookup::new(place, fixture.reader.clone(), Pace::Thread).unwrap();
         let known = lookup.by_key(workflow.clone(), key.to_owned()).await;
         known.unwrap().map(|known| known.id)
     };
@@ -289,7 +289,7 @@ async fn lists_are_newest_first_in_pages_and_filtered() {
             ..Handover::default()
         }],
     );
-    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone(), Pace::Thread).unwrap();
     let numbers = |found: &Found| found.rows.iter().map(|row| row.id.0[0]).collect::<Vec<_>>();
     let first = lookup.list(Filter::default(), None, 2).await.unwrap();
     assert_eq!(numbers(&first), [5, 4]);
@@ -333,7 +333,7 @@ async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
             },
         ],
     );
-    let lookup = Lookup::new(&fixture.place, fixture.reader.clone()).unwrap();
+    let lookup = Lookup::new(&fixture.place, fixture.reader.clone(), Pace::Thread).unwrap();
     assert_eq!(lookup.get(TransactionId([2; 16])).await.unwrap(), None);
     assert_eq!(lookup.get(live.id).await.unwrap(), Some(live));
     assert_eq!(lookup.get(carried_on.id).await.unwrap(), Some(carried_on));
@@ -410,10 +410,11 @@ fn came(name: &str) -> Vec<Kind> {
 }
 
 #[test]
-fn hosts_come_back_as_they_were_handed_over_last() {
+fn hosts_and_the_last_start_come_back_as_they_were_handed_over_last() {
     let fixture = fixture();
     let of = |hosts| Handover {
         applied: 2,
+        opened: Some(Time(5)),
         hosts,
         ..Handover::default()
     };
@@ -424,6 +425,7 @@ fn hosts_come_back_as_they_were_handed_over_last() {
     let handovers = [told(&[(0, "a"), (5, "b")]), told(&[(5, "b"), (8, "c")])];
     write(&fixture, [&handovers[..], &[of(None)]].concat());
     let (_, loaded) = fixture.place.open(&fixture.reader).unwrap();
+    assert_eq!(loaded.opened, Some(Time(5)));
     let hosts = loaded.hosts.into_iter().map(|(at, event)| (at, event.kind));
     let wanted =
         [(5, "b"), (8, "c")].map(|(at, name)| came(name).into_iter().map(move |kind| (at, kind)));
@@ -441,6 +443,7 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
     let handover = Handover {
         applied: 1,
         rows: vec![Arc::new(live)],
+        opened: Some(Time(7)),
         hosts: Some(vec![(0, came("h"))]),
         ..Handover::default()
     };
@@ -476,6 +479,7 @@ fn a_flipped_bit_in_a_value_is_damage_and_never_another_value() {
         ("hosts", "at_offset"),
         ("hosts", "checksum"),
         ("mark", "applied"),
+        ("mark", "opened_us"),
         ("mark", "checksum"),
     ] {
         let change = |by: i32| {

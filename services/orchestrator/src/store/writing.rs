@@ -28,6 +28,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub(crate) struct Handover {
     /// Everything below is in the rows, these included.
     pub applied: Offset,
+    /// When the log was last opened (`State::opened`).
+    pub opened: Option<Time>,
     /// Transactions that changed.
     pub rows: Vec<Arc<Row>>,
     /// Definitions that came, with the offsets of their events.
@@ -47,7 +49,7 @@ pub(crate) enum Stored {
     Damaged(String),
 }
 
-/// When handovers are written.
+/// When handovers are written, and who looks things up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// As they come, on a thread.
@@ -286,10 +288,11 @@ impl Writer {
                 )?
                 .execute([offset_to_sql(before)])?;
             }
-            sql.prepare_cached("UPDATE mark SET applied = ?1, checksum = ?2")?
+            sql.prepare_cached("UPDATE mark SET applied = ?1, opened_us = ?2, checksum = ?3")?
                 .execute((
                     offset_to_sql(handover.applied),
-                    mark_checksum(handover.applied),
+                    handover.opened.map(|opened| opened.0),
+                    mark_checksum(handover.applied, handover.opened),
                 ))?;
         }
         sql.commit()?;

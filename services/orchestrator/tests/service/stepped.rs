@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventlog::{MemoryStore, Options};
+use eventlog::{MemoryStore, Options, Refused};
 use kit::Clock;
 use orchestrator::config::Config;
 use orchestrator::stepped::{Stepped, Told};
@@ -37,10 +37,13 @@ fn in_directory(directory: &tempfile::TempDir) -> Config {
     }
 }
 
-/// Host "h" comes: what it says goes in, what it is told comes out.
-fn comes(stepped: &mut Stepped) -> (mpsc::Sender<Result<wire::ConnectRequest, Status>>, Told) {
+/// A host comes: what it says goes in, what it is told comes out.
+fn comes(
+    stepped: &mut Stepped,
+    host: &str,
+) -> (mpsc::Sender<Result<wire::ConnectRequest, Status>>, Told) {
     let announce = wire::Announce {
-        host_id: "h".to_owned(),
+        host_id: host.to_owned(),
         workers: vec![wire::OfferedWorker {
             worker: "w".to_owned(),
             slots: 1,
@@ -66,7 +69,7 @@ fn a_host_whose_stream_broke_keeps_the_lease_of_its_last_heartbeat() {
     let log = MemoryStore::new().open(Options::default()).unwrap();
     let clock = Clock::simulated(1_700_000_000_000_000);
     let mut stepped = Stepped::open(config, Box::new(log), clock.clone()).unwrap();
-    let (says, mut hears) = comes(&mut stepped);
+    let (says, mut hears) = comes(&mut stepped, "h");
     let welcome = hears.try_recv().unwrap().unwrap().welcome.unwrap();
 
     pass(&mut stepped, &clock, lease * 8 / 10);
@@ -91,7 +94,7 @@ fn a_host_that_a_restart_finds_gone_is_given_up_after_a_lease() {
         Stepped::open(config.clone(), Box::new(log), clock.clone()).unwrap()
     };
     let mut stepped = open();
-    let line = comes(&mut stepped);
+    let line = comes(&mut stepped, "h");
     pass(&mut stepped, &clock, *config.store.write_interval);
     assert!(stepped.write_rows());
     drop((stepped, line));
@@ -102,4 +105,25 @@ fn a_host_that_a_restart_finds_gone_is_given_up_after_a_lease() {
     assert!(counts_on(&stepped, "h"), "given up within its lease");
     pass(&mut stepped, &clock, lease / 10 + Duration::from_millis(1));
     assert!(!counts_on(&stepped, "h"), "kept beyond its lease");
+}
+
+/// The log refuses a batch, and every session ends. The end of its stream may be heard after its host
+/// came back.
+#[test]
+fn a_session_after_a_refold_has_no_namesake_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let log = store.open(Options::default()).unwrap();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let config = in_directory(&directory);
+    let mut stepped = Stepped::open(config, Box::new(log), clock).unwrap();
+    let welcomed = |mut hears: Told| hears.try_recv().unwrap().unwrap().welcome.unwrap();
+    let (_says, hears) = comes(&mut stepped, "h");
+    let before = welcomed(hears).session_id;
+    store.refuse_next(Refused::Full("a test".to_owned()));
+    let (_, mut refused) = comes(&mut stepped, "g");
+    refused.try_recv().unwrap().unwrap_err();
+
+    let (_says, hears) = comes(&mut stepped, "h");
+    assert_ne!(welcomed(hears).session_id, before);
 }

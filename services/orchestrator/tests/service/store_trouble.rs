@@ -1,10 +1,11 @@
 //! A log that refuses, and one that doesn't know.
 
 use eventlog::{MemoryStore, Options, Refused, Room};
+use proto::wire;
 use proto::wire::{EventType, TransactionState};
 
 use crate::harness::{Suite, config, reason, sequence, start, start_and_wait};
-use crate::host::FakeHost;
+use crate::host::{FakeHost, completed};
 
 async fn on(store: &MemoryStore, directory: &std::path::Path) -> Suite {
     let log = store.open(Options::default()).unwrap();
@@ -56,6 +57,65 @@ async fn a_start_of_a_stream_that_the_log_refused_is_refused_once() {
         }
     };
     assert_eq!(refused.reason, "STORE_FULL");
+    suite.stop().await;
+}
+
+/// The start was durable long before: to say that nothing happened would be to ask for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_an_end_that_the_log_refused_waits_for_the_next_one() {
+    use proto::wire::execute_workflows_response::Answer;
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let mut suite = on(&store, directory.path()).await;
+    suite.register(sequence("orders", &["a"])).await;
+    let mut client = suite.client.clone();
+    let waiting = tokio::spawn(async move {
+        client
+            .execute_workflow(start_and_wait("orders", "{}"))
+            .await
+    });
+    let mut streamed = suite.stream(vec![start_and_wait("orders", "{}")]).await;
+    let mut host = FakeHost::connect(&suite, "h", &[("a", 2)]).await;
+    let held = [host.command().await, host.command().await].map(|command| command.command_id);
+    let watched = held[0].split('/').next().unwrap().to_owned();
+    let request = wire::WatchTransactionRequest {
+        transaction_id: watched,
+        ..Default::default()
+    };
+    let mut watch = suite
+        .client
+        .watch_transaction(request)
+        .await
+        .unwrap()
+        .into_inner();
+    store.refuse_next(Refused::Full("a test".to_owned()));
+    for id in &held {
+        host.report(id, completed("{}")).await;
+    }
+    assert_eq!(reason(&host.end().await), "STORE_FULL");
+
+    let mut host = FakeHost::reconnect(&suite, "h", &[("a", 2)], &held).await;
+    for id in &held {
+        host.complete(id, "{}").await;
+    }
+    let ended = waiting.await.unwrap().unwrap().into_inner();
+    let ended = ended.transaction.unwrap();
+    assert_eq!(ended.state(), TransactionState::Completed);
+    while let Some(answer) = streamed.message().await.unwrap() {
+        assert!(
+            !matches!(answer.answer, Some(Answer::Refused(_))),
+            "{answer:?}"
+        );
+        if let Some(Answer::Ended(ended)) = answer.answer {
+            let ended = ended.transaction.unwrap();
+            assert_eq!(ended.state(), TransactionState::Completed);
+        }
+    }
+    let mut last = None;
+    while let Some(change) = watch.message().await.unwrap() {
+        last = change.transaction;
+    }
+    assert_eq!(last.unwrap().state(), TransactionState::Completed);
     suite.stop().await;
 }
 

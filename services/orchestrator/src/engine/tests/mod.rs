@@ -80,6 +80,7 @@ fn assert_found_again(state: &State, log: &Log, only: &[TransactionId]) {
     for (workflow, offset) in state.definitions() {
         restored.restore_definition(workflow, offset);
     }
+    restored.restore_opened(state.opened());
     for (offset, retold) in state.retold_hosts() {
         for kind in retold {
             let time = Time::default();
