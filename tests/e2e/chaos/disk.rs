@@ -12,7 +12,7 @@ use tests::faults::{Fault, SmallDisk, Strace};
 use tests::rounds::{progress, rounds};
 use tests::wait::{PATIENCE, until};
 
-use super::Chaos;
+use super::{Chaos, resident_mebibytes};
 
 /// How long the failing sync takes to fail: time in which nobody may be acknowledged.
 const FAILING: Duration = Duration::from_secs(2);
@@ -108,13 +108,6 @@ async fn a_slow_disk_loses_no_lease_and_fills_no_memory() {
     };
     let lost = events.iter().filter(|stored| lost(&stored.event.kind));
     assert_eq!(lost.count(), 0, "no lease lapses for want of a fast disk");
-}
-
-fn resident_mebibytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let words = line.expect("its memory").split_whitespace().next();
-    words.expect("a number").parse::<u64>().expect("KiB") / 1024
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod pauses;
 mod disk;
 mod files;
 mod clock;
+mod floods;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -175,4 +176,12 @@ fn agree(events: &[Stored], acknowledged: &BTreeMap<String, String>, written: &[
             "{command:?} was done, and the log knows nothing of it"
         );
     }
+}
+
+/// How much memory a process has.
+fn resident_mebibytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.expect("its memory").split_whitespace().next();
+    words.expect("a number").parse::<u64>().expect("KiB") / 1024
 }
