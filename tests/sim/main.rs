@@ -27,7 +27,9 @@
 //! What it found by itself: a stream that broke took with it the heartbeats that the sessions' table had
 //! not heard of, so a lease could lapse early (seed 0); a flipped bit in a row of state.db was read as
 //! another value; a host that held nothing and died with the orchestrator was forgotten, where state.db had
-//! read the log beyond its coming (seed 817588551007).
+//! read the log beyond its coming; whoever waited for an end that a full disk refused was told that nothing
+//! had happened, or shown no end at its end; and a bit flipped in the name of a column kept the orchestrator
+//! from starting.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -60,7 +60,11 @@ impl StoreError {
                 rusqlite::ErrorCode::DatabaseCorrupt
                     | rusqlite::ErrorCode::NotADatabase
                     | rusqlite::ErrorCode::SchemaChanged
+                    | rusqlite::ErrorCode::Unknown
             ),
+            // What is asked is always the same: where it has no meaning, the tables' own names are
+            // spoilt.
+            Self::Sql(rusqlite::Error::SqlInputError { .. }) => true,
             Self::Sql(
                 rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::InvalidColumnType(..)

@@ -342,7 +342,13 @@ async fn trimmed_transactions_lose_their_rows_and_live_ones_keep_theirs() {
 #[test]
 fn a_file_that_is_damaged_foreign_or_ahead_is_set_aside() {
     type Spoil = fn(&Fixture);
-    let spoil: [(&str, Spoil); 3] = [
+    let spoil: [(&str, Spoil); 4] = [
+        ("a column's name", |fixture| {
+            let mut bytes = std::fs::read(&fixture.place.path).unwrap();
+            let at = bytes.windows(11).position(|found| found == b"events BLOB");
+            bytes[at.unwrap()] ^= 1;
+            std::fs::write(&fixture.place.path, bytes).unwrap();
+        }),
         ("damaged", |fixture| {
             let mut bytes = std::fs::read(&fixture.place.path).unwrap();
             let middle = bytes.len() / 2;
