@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use proto::id::TransactionId;
 use proto::lifecycle;
 use proto::wire;
+use proto::wire::execute_workflow_request::Payload;
 use proto::wire::orchestrator_service_server::OrchestratorService;
 use proto::wire::register_workflow_request::Source;
 use tonic::{Code, Request, Status};
@@ -44,7 +45,8 @@ pub(crate) struct Call {
     pub(crate) ask: Ask,
     /// The request reached the orchestrator, perhaps twice, and is being answered.
     pub(crate) under_way: Vec<UnderWay>,
-    pub(crate) arrived: bool,
+    /// How often the request arrived.
+    pub(crate) arrivals: u32,
     /// It was made when nothing went wrong any more.
     pub(crate) calm: bool,
 }
@@ -66,6 +68,17 @@ impl Ask {
                 wait.seconds as u64 * 1_000_000 + wait.nanos as u64 / 1_000
             }),
             _ => 0,
+        }
+    }
+
+    /// The input of a start without a key, of which nobody can know but by the answer.
+    pub(crate) fn keyless_input(&self) -> Option<&[u8]> {
+        match self {
+            Self::Start(start) if start.idempotency_key.is_empty() => match &start.payload {
+                Some(Payload::InputJson(input)) => Some(input),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

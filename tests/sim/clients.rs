@@ -51,7 +51,7 @@ impl World {
                 client: at,
                 ask,
                 under_way: Vec::new(),
-                arrived: false,
+                arrivals: 0,
                 calm: self.calm,
             },
         );
@@ -141,7 +141,12 @@ impl World {
             seconds: self.chance.below(5) as i64,
             nanos: self.chance.below(1_000) as i32 * 1_000_000,
         });
-        let input = format!("{{\"key\":\"{key}\",\"fill\":\"{fill}\"}}");
+        // Two without a key have nothing in common.
+        let number = match key.is_empty() {
+            true => self.started,
+            false => 0,
+        };
+        let input = format!("{{\"key\":\"{key}\",\"number\":{number},\"fill\":\"{fill}\"}}");
         wire::ExecuteWorkflowRequest {
             workflow,
             idempotency_key: key,
@@ -161,7 +166,7 @@ impl World {
             self.after(latency, What::Answer(number, None));
             return;
         };
-        call.arrived = true;
+        call.arrivals += 1;
         let wait = call.ask.wait_us();
         let under_way = UnderWay::new(running.stepped.calls(), &call.ask, self.now);
         call.under_way.push(under_way);
@@ -210,7 +215,7 @@ impl World {
             }
         }
         for (number, ask, answer) in ready {
-            self.check(&ask, &answer);
+            self.check(number, &ask, &answer);
             if !self.is_lost() {
                 let latency = self.latency();
                 self.after(latency, What::Answer(number, Some(Box::new(answer))));
@@ -219,7 +224,21 @@ impl World {
     }
 
     /// What leaves is true, whether it arrives or not.
-    fn check(&self, ask: &Ask, answer: &Answer) {
+    fn check(&self, number: u64, ask: &Ask, answer: &Answer) {
+        let call = &self.calls[&number];
+        if let Answer::Started(Err(status))
+        | Answer::Streamed(Err(status))
+        | Answer::Watched(Err(status)) = answer
+        {
+            let rightly = !call.calm || status.code() == Code::NotFound;
+            assert!(rightly, "nothing goes wrong, and {ask:?} fails: {status:?}");
+            if let Some(input) = ask.keyless_input()
+                && call.arrivals == 1
+                && status.message().contains("nothing of this happened")
+            {
+                self.oracle.may_deny(input, status);
+            }
+        }
         match (ask, answer) {
             (Ask::Start(start), Answer::Started(Ok(started))) => {
                 let id = id(&started.transaction_id);
@@ -286,7 +305,7 @@ impl World {
         };
         let mut starts = call.ask.starts().iter();
         let keyless = starts.any(|start| start.idempotency_key.is_empty());
-        self.over(call.client, done || (keyless && call.arrived));
+        self.over(call.client, done || (keyless && call.arrivals > 0));
     }
 
     /// A client has waited long enough.

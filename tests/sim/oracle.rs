@@ -16,6 +16,7 @@ use proto::payload::Payload;
 use proto::wire;
 use proto::wire::command_result::Outcome;
 use proto::workflow::Workflow;
+use tonic::Status;
 
 use crate::seen::Seen;
 
@@ -34,6 +35,8 @@ pub(crate) struct Oracle {
     /// Where the retained story of each begins.
     first: BTreeMap<TransactionId, Offset>,
     keys: BTreeMap<(String, String), TransactionId>,
+    /// The inputs of what was started without a key.
+    keyless: BTreeSet<Vec<u8>>,
     /// Which host has or had each command.
     given: BTreeMap<CommandId, HostId>,
     /// Every result that any host ever sent, true or not.
@@ -139,6 +142,11 @@ impl Oracle {
             TransactionEvent::Started(start) => {
                 self.first.insert(id, offset);
                 self.key_is_free(workflow, &start.idempotency_key, id);
+                if let (true, Payload::Held(input)) =
+                    (start.idempotency_key.is_empty(), &start.input)
+                {
+                    self.keyless.insert(input.to_vec());
+                }
                 start.version
             }
             TransactionEvent::Carried(carried) => {
@@ -342,6 +350,12 @@ impl Oracle {
             owner == Some(&id) || !self.is_retained(id),
             "{key} is {owner:?}, and {id} was said"
         );
+    }
+
+    /// A client is told that a start without a key did not happen, and may start it again.
+    pub(crate) fn may_deny(&self, input: &[u8], status: &Status) {
+        let durable = self.keyless.contains(input);
+        assert!(!durable, "it did happen: {status:?}");
     }
 
     /// What a client is told of a cancellation.
