@@ -14,6 +14,9 @@ use tonic::{Code, Request, Status};
 use crate::feeds::{self, Heard, Said};
 use crate::oracle::Oracle;
 
+/// What a refusal says of a batch that never was.
+pub(crate) const NOTHING_HAPPENED: &str = "nothing of this happened";
+
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {

@@ -8,7 +8,7 @@ use proto::wire;
 use proto::wire::execute_workflow_request::Payload;
 use tonic::Code;
 
-use crate::calls::{Answer, Ask, Call, Look, UnderWay, id, of, refused_rightly};
+use crate::calls::{Answer, Ask, Call, Look, NOTHING_HAPPENED, UnderWay, id, of, refused_rightly};
 use crate::plan::Fault;
 use crate::world::{What, World};
 
@@ -234,7 +234,7 @@ impl World {
             assert!(rightly, "nothing goes wrong, and {ask:?} fails: {status:?}");
             if let Some(input) = ask.keyless_input()
                 && call.arrivals == 1
-                && status.message().contains("nothing of this happened")
+                && status.message().contains(NOTHING_HAPPENED)
             {
                 self.oracle.may_deny(input, status);
             }

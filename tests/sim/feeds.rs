@@ -18,7 +18,7 @@ use tonic::codec::Codec as _;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::calls::{Look, id, refused_rightly};
+use crate::calls::{Look, NOTHING_HAPPENED, id, refused_rightly};
 
 /// What has left, and is to be looked at.
 pub(crate) type Said = Rc<RefCell<Vec<Piece>>>;
@@ -75,6 +75,8 @@ impl Heard {
                 executed
             }
             OfStart::Refused(refused) => {
+                let denied = refused.message.contains(NOTHING_HAPPENED);
+                assert!(!(*begun && denied), "it did happen: {refused:?}");
                 *over = true;
                 let status = Status::new(Code::from_i32(refused.code), refused.message);
                 refused_rightly(&status, look.store_in_trouble);
