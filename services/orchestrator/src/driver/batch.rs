@@ -34,6 +34,8 @@ pub(super) struct Pending {
     pub(super) started: Vec<(TransactionId, bool, StartReply)>,
     /// Reads, answered as of the batch's end.
     pub(super) views: Vec<(TransactionId, Reply<Option<View>>)>,
+    /// Cancellations, answered likewise.
+    pub(super) cancelled: Vec<(TransactionId, Reply<Option<View>>)>,
     /// Watches to begin.
     pub(super) watches: Vec<(TransactionId, Reply<Option<watch::Receiver<View>>>)>,
     /// Watched transactions that changed.
@@ -54,6 +56,7 @@ impl Pending {
         self.out.is_empty()
             && self.started.is_empty()
             && self.views.is_empty()
+            && self.cancelled.is_empty()
             && self.watches.is_empty()
             && self.changed.is_empty()
             && self.ended.is_empty()
@@ -195,13 +198,10 @@ impl Driver {
 
     /// Appends the batch and lets everything out.
     pub(super) fn flush(&mut self) -> Result<(), Fatal> {
-        // Every view is as of the batch's end, which is durable when the view leaves.
-        let end = self.journal.next();
-        self.see(end);
         let events = self.journal.batch_events();
         let appending = Instant::now();
-        match self.journal.append() {
-            Ok(_) => {}
+        let end = match self.journal.append() {
+            Ok(end) => end,
             Err(error @ AppendError::Refused(Refused::Full(_) | Refused::Unfit(_))) => {
                 return self.forget(&error);
             }
@@ -219,7 +219,7 @@ impl Driver {
                 self.let_out(out);
                 return Err(error.into());
             }
-        }
+        };
         if events > 0 {
             let metrics = &self.shared.metrics;
             metrics
@@ -230,18 +230,23 @@ impl Driver {
                 .head_time_us
                 .store(self.now.0, Ordering::Relaxed);
         }
-        self.pending.observing_since = None;
-        self.upkeep.appended(self.journal.durable());
-        let mut out = std::mem::take(&mut self.pending.out);
+        // Hosts get to work while answers are made.
+        let mut out = Vec::new();
         for (_, messages) in self.pending.hosts.drain() {
             messages.let_out(&mut out);
         }
         self.let_out(out);
+        // Only now: of a batch that came to nothing nobody is to have seen anything.
+        self.see(end);
+        let out = std::mem::take(&mut self.pending.out);
+        self.let_out(out);
+        self.pending.observing_since = None;
+        self.upkeep.appended(self.journal.durable());
         self.measure();
         Ok(())
     }
 
-    /// Turns what asked for a view into answers.
+    /// Turns what asked for a view into answers, as of the batch's end, which is durable.
     fn see(&mut self, end: Offset) {
         // A start is answered before its end.
         for (id, existing, reply) in std::mem::take(&mut self.pending.started) {
@@ -278,7 +283,9 @@ impl Driver {
                 self.pending.out.push(Out::Changed(changes, view));
             }
         }
-        for (id, reply) in std::mem::take(&mut self.pending.views) {
+        let views = std::mem::take(&mut self.pending.views);
+        let cancelled = std::mem::take(&mut self.pending.cancelled);
+        for (id, reply) in views.into_iter().chain(cancelled) {
             let view = self.view(id, end);
             self.pending.out.push(Out::View(reply, Ok(view)));
         }
@@ -310,7 +317,7 @@ impl Driver {
             .collect();
         let started = pending.started.into_iter();
         out.extend(started.map(|(.., reply)| Out::Started(reply, Err(problem.clone()))));
-        let views = pending.views.into_iter();
+        let views = pending.views.into_iter().chain(pending.cancelled);
         out.extend(views.map(|(_, reply)| Out::View(reply, Err(problem.clone()))));
         let watches = pending.watches.into_iter();
         out.extend(watches.map(|(_, reply)| Out::Watch(reply, Err(problem.clone()))));
@@ -326,8 +333,11 @@ impl Driver {
             format!("{error}; nothing of this happened; free some disk and repeat"),
         )
         .retry_after(std::time::Duration::from_secs(5));
-        self.wait_on();
+        // Who only asks is answered all the same, by the next batch.
+        let views = std::mem::take(&mut self.pending.views);
+        let watches = std::mem::take(&mut self.pending.watches);
         self.refuse_everything(&problem);
+        (self.pending.views, self.pending.watches) = (views, watches);
         let mut out = Vec::new();
         for (_, open) in self.lines.drain() {
             self.shared.leases.remove(&open.session_id);

@@ -177,7 +177,7 @@ impl Driver {
             return;
         }
         match self.decide(engine::Input::Cancel { id, cancel }) {
-            Ok(_) => self.pending.views.push((id, reply)),
+            Ok(_) => self.pending.cancelled.push((id, reply)),
             Err(problem) => self.pending.out.push(Out::View(reply, Err(problem))),
         }
     }
@@ -199,21 +199,6 @@ impl Driver {
                 let (changes, receiver) = watch::channel(view);
                 watchers.changes = Some(changes);
                 receiver
-            }
-        }
-    }
-
-    /// Whoever was to be told of a change or an end that came to nothing waits for the next one.
-    pub(super) fn wait_on(&mut self) {
-        let told = |out: &mut Out| matches!(out, Out::Ended(_, Ok(_)) | Out::Changed(..));
-        let told: Vec<_> = self.pending.out.extract_if(.., told).collect();
-        for out in told {
-            match out {
-                Out::Ended(reply, Ok(started)) => self.watchers_of(started.id).ends.push(reply),
-                Out::Changed(changes, view) => {
-                    self.watchers_of(view.row.id).changes = Some(changes);
-                }
-                _ => {}
             }
         }
     }
