@@ -24,7 +24,7 @@
 //! | trim: hosts are not carried | 4 seeds |
 //! | state.db: the replay passes over the first event after `applied` | 1 seed |
 //! | state.db: hosts are not put back | 1 seed |
-//! | waiters: an end that the log refused is refused to whoever waits for it | 218 seeds |
+//! | waiters: answers are made before the append (`Driver::flush`) | 218 seeds |
 //! | watches: nobody is shown the end | 47 seeds |
 //! | streams of starts: ends are not answered | 1 seed |
 //! | segments: of the appends at each sixteenth offset none is synced | 40 seeds |
