@@ -1,5 +1,7 @@
 //! What the simulation found, step by step on the driver itself, with a clock that is told.
 
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use eventlog::{MemoryStore, Options, Refused};
@@ -7,9 +9,13 @@ use kit::Clock;
 use orchestrator::config::Config;
 use orchestrator::stepped::{Stepped, Told};
 use proto::wire;
+use proto::wire::orchestrator_service_server::OrchestratorService as _;
+use proto::wire::register_workflow_request::Source;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Request, Status};
+
+use crate::harness::{reason, sequence, start};
 
 /// Whether the orchestrator still counts on a host.
 fn counts_on(stepped: &Stepped, host: &str) -> bool {
@@ -126,4 +132,56 @@ fn a_session_after_a_refold_has_no_namesake_before_it() {
 
     let (_says, hears) = comes(&mut stepped, "h");
     assert_ne!(welcomed(hears).session_id, before);
+}
+
+/// What a call that was polled once is answered after a turn or two.
+fn answered<T>(stepped: &mut Stepped, mut call: Pin<&mut impl Future<Output = T>>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..3 {
+        if let Poll::Ready(answer) = call.as_mut().poll(&mut context) {
+            return answer;
+        }
+        stepped.turn().unwrap();
+    }
+    panic!("no answer");
+}
+
+#[test]
+fn who_only_asks_is_answered_beside_what_the_log_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let log = store.open(Options::default()).unwrap();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let config = in_directory(&directory);
+    let mut stepped = Stepped::open(config, Box::new(log), clock).unwrap();
+    let calls = stepped.calls();
+    let workflow = sequence("orders", &["a"]);
+    let register = wire::RegisterWorkflowRequest {
+        source: Some(Source::Workflow(workflow)),
+        validate_only: false,
+    };
+    let register = pin!(calls.register_workflow(Request::new(register)));
+    answered(&mut stepped, register).unwrap();
+    let begin = || calls.execute_workflow(Request::new(start("orders", "{}")));
+    let started = answered(&mut stepped, pin!(begin())).unwrap().into_inner();
+
+    store.refuse_next(Refused::Full("a test".to_owned()));
+    let (mut refused, status) = (
+        pin!(begin()),
+        wire::GetStatusRequest {
+            transaction_id: started.transaction_id.clone(),
+            ..Default::default()
+        },
+    );
+    let mut asked = pin!(calls.get_status(Request::new(status)));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(refused.as_mut().poll(&mut context).is_pending());
+    assert!(asked.as_mut().poll(&mut context).is_pending());
+    let refused = answered(&mut stepped, refused).unwrap_err();
+    assert_eq!(reason(&refused), "STORE_FULL");
+    let shown = answered(&mut stepped, asked).unwrap().into_inner();
+    assert_eq!(
+        shown.transaction.unwrap().transaction_id,
+        started.transaction_id
+    );
 }
