@@ -20,24 +20,18 @@ impl KnownHost {
     /// What is known once an event is in the log; none: of this host nothing more.
     pub(super) fn after(known: Option<Self>, at: Offset, what: &HostEvent) -> Option<Self> {
         match what {
-            HostEvent::Connected {
-                workers,
-                machine,
-                version,
-                lease_us,
-                carried: _,
-            } => Some(Self {
-                at,
-                connected: HostEvent::Connected {
-                    workers: workers.clone(),
-                    machine: machine.clone(),
-                    version: version.clone(),
-                    lease_us: *lease_us,
-                    carried: true,
-                },
-                draining: false,
-                away: false,
-            }),
+            HostEvent::Connected { .. } => {
+                let mut connected = what.clone();
+                if let HostEvent::Connected { carried, .. } = &mut connected {
+                    *carried = true;
+                }
+                Some(Self {
+                    at,
+                    connected,
+                    draining: false,
+                    away: false,
+                })
+            }
             HostEvent::Disconnected { drained: true } | HostEvent::Lost => None,
             HostEvent::Disconnected { drained: false } => known.map(|known| Self {
                 away: true,
@@ -55,7 +49,10 @@ impl KnownHost {
     pub(super) fn retold(&self) -> Vec<HostEvent> {
         let mut events = vec![self.connected.clone()];
         events.extend(self.draining.then_some(HostEvent::Draining));
-        events.extend((self.away).then_some(HostEvent::Disconnected { drained: false }));
+        events.extend(
+            self.away
+                .then_some(HostEvent::Disconnected { drained: false }),
+        );
         events
     }
 }

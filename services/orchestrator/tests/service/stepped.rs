@@ -43,6 +43,12 @@ fn in_directory(directory: &tempfile::TempDir) -> Config {
     }
 }
 
+fn opened(store: &MemoryStore, directory: &tempfile::TempDir) -> Stepped {
+    let log = store.open(Options::default()).unwrap();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    Stepped::open(in_directory(directory), Box::new(log), clock).unwrap()
+}
+
 /// A host comes: what it says goes in, what it is told comes out.
 fn comes(
     stepped: &mut Stepped,
@@ -119,10 +125,7 @@ fn a_host_that_a_restart_finds_gone_is_given_up_after_a_lease() {
 fn a_session_after_a_refold_has_no_namesake_before_it() {
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
-    let log = store.open(Options::default()).unwrap();
-    let clock = Clock::simulated(1_700_000_000_000_000);
-    let config = in_directory(&directory);
-    let mut stepped = Stepped::open(config, Box::new(log), clock).unwrap();
+    let mut stepped = opened(&store, &directory);
     let welcomed = |mut hears: Told| hears.try_recv().unwrap().unwrap().welcome.unwrap();
     let (_says, hears) = comes(&mut stepped, "h");
     let before = welcomed(hears).session_id;
@@ -150,10 +153,7 @@ fn answered<T>(stepped: &mut Stepped, mut call: Pin<&mut impl Future<Output = T>
 fn who_only_asks_is_answered_beside_what_the_log_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
-    let log = store.open(Options::default()).unwrap();
-    let clock = Clock::simulated(1_700_000_000_000_000);
-    let config = in_directory(&directory);
-    let mut stepped = Stepped::open(config, Box::new(log), clock).unwrap();
+    let mut stepped = opened(&store, &directory);
     let calls = stepped.calls();
     let workflow = sequence("orders", &["a"]);
     let register = wire::RegisterWorkflowRequest {
