@@ -3,6 +3,7 @@
 //! The tools are Debian's. Where one is missing it is installed, if that may be; where it can't be,
 //! the story says that it is skipped, and fails instead where `CI` is `true`.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -151,6 +152,14 @@ impl SmallDisk {
         let size = format!("remount,size={mebibytes}m");
         let resized = run(Command::new("mount").args(["-o", &size]).arg(&self.0));
         assert!(resized, "it can be remounted");
+    }
+
+    /// Takes all the room that is left.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file");
+        let full = std::iter::repeat_with(|| file.write_all(&[0; 4096])).find_map(Result::err);
+        let full = full.map(|error| error.kind());
+        assert_eq!(full, Some(std::io::ErrorKind::StorageFull));
     }
 }
 

@@ -186,3 +186,48 @@ async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is
     assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
     assert!(suite.orchestrator.stop().await.success());
 }
+
+/// Without a reserve, starts meet the end of the disk itself.
+#[tokio::test]
+async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("orchestrator");
+    let Some(disk) = SmallDisk::mount(&data, 40) else {
+        return;
+    };
+    let mut suite = Suite::builder()
+        .data(&data)
+        .setting("orchestrator", "log.segment_bytes", "4MiB")
+        .setting("orchestrator", "log.reserve_bytes", "0B")
+        .start()
+        .await;
+    let (client, id) = (suite.client(), suite.orchestrator.id());
+    let filler = json!({ "data": "x".repeat(200_000) });
+    for _ in 0..3 {
+        // At the door the word is another one, for a moment.
+        until("a batch to be refused", PATIENCE, async || {
+            let start = Start::new("three_noops").input(&filler);
+            match client.begin(start.expect("an object")).await {
+                Ok(_) => Err("there is room".to_owned()),
+                Err(error) => {
+                    assert_eq!(error.reason(), "STORE_FULL", "{error}");
+                    let refused = error.to_string().contains("nothing of this happened");
+                    refused.then_some(()).ok_or(error.to_string())
+                }
+            }
+        })
+        .await;
+        disk.fill();
+    }
+    disk.resize(160);
+    until("it to work again", PATIENCE, async || {
+        let again = client
+            .execute_and_wait("three_noops", &json!({}), PATIENCE)
+            .await;
+        again.map_err(|error| error.to_string())
+    })
+    .await;
+    assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
+    tests::record::assert_sound(&suite.events().await);
+    assert!(suite.orchestrator.stop().await.success());
+}

@@ -74,11 +74,6 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
     if read_only {
         return Ok(());
     }
-    // Effective only before the first table. Most of what a handover changes are whole pages, and each
-    // costs two writes into the WAL and one out of it, however large it is.
-    connection.pragma_update(None, "page_size", 16_384)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
     // It is a fold and can be rebuilt: a power cut may take its last rows, never its consistency.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // What a handover changes stays in memory until it is committed.
@@ -87,6 +82,17 @@ pub(super) fn configure(connection: &Connection, read_only: bool) -> Result<(), 
     connection.pragma_update(None, "wal_autocheckpoint", 1024)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     Ok(())
+}
+
+/// What holds for the file: said to one that has it already, it would be written there again, which a
+/// full disk refuses.
+fn make(connection: &Connection) -> Result<(), StoreError> {
+    // Before the first table. Most of what a handover changes are whole pages, and each costs two writes
+    // into the WAL and one out of it, however large it is.
+    connection.pragma_update(None, "page_size", 16_384)?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    Ok(connection.execute_batch(TABLES)?)
 }
 
 /// Reads what a start needs, or makes the tables of a new file.
@@ -98,7 +104,7 @@ pub(super) fn load(connection: &Connection, bounds: &Bounds) -> Result<Loaded, S
         if tables > 0 {
             return Err(StoreError::Damaged("it has no format version".to_owned()));
         }
-        connection.execute_batch(TABLES)?;
+        make(connection)?;
         connection.execute(
             "INSERT INTO mark (one, log_id, applied, checksum) VALUES (1, ?1, ?2, ?3)",
             (

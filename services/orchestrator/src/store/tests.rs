@@ -150,6 +150,14 @@ fn write(fixture: &Fixture, handovers: Vec<Handover>) {
     }
 }
 
+fn handover(applied: Offset, rows: Vec<Arc<Row>>) -> Handover {
+    Handover {
+        applied,
+        rows,
+        ..Handover::default()
+    }
+}
+
 fn live_rows(connection: &Connection, reader: &Reader) -> Result<Vec<Row>, StoreError> {
     let mut found = Vec::new();
     Place::live(connection, reader, |row| {
@@ -171,14 +179,8 @@ fn many_live_rows_come_back_all_or_with_what_is_wrong() {
             row
         })
         .collect();
-    write(
-        &fixture,
-        vec![Handover {
-            applied: 2,
-            rows: rows.iter().cloned().map(Arc::new).collect(),
-            ..Handover::default()
-        }],
-    );
+    let all = rows.iter().cloned().map(Arc::new).collect();
+    write(&fixture, vec![handover(2, all)]);
     let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
     assert_eq!(live_rows(&connection, &fixture.reader).unwrap(), rows);
     let spoil = "UPDATE transactions SET update_us = 0 WHERE id = ?1";
@@ -197,19 +199,25 @@ fn many_live_rows_come_back_all_or_with_what_is_wrong() {
     assert!(refused.unwrap_err().to_string().contains("not wanted"));
 }
 
+/// A driver that folds anew because the disk is full finds no room for anything.
+#[test]
+fn a_file_that_is_there_is_opened_without_a_write() {
+    let fixture = fixture();
+    let live = row(1, "", TransactionState::Running, json(9), (0, 1));
+    write(&fixture, vec![handover(2, vec![Arc::new(live)])]);
+    let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
+    assert_eq!(live_rows(&connection, &fixture.reader).unwrap().len(), 1);
+    let written = fixture.place.path.with_extension("db-wal").metadata();
+    assert_eq!(written.unwrap().len(), 0);
+}
+
 #[tokio::test]
 async fn rows_come_back_whole_with_large_payloads_fetched_from_the_log() {
     let fixture = fixture();
     let large = row(1, "", TransactionState::Running, json(9_000), (0, 1));
     let ended = row(2, "k", TransactionState::Completed, json(9), (7, 8));
-    write(
-        &fixture,
-        vec![Handover {
-            applied: 2,
-            rows: vec![Arc::new(large.clone()), Arc::new(ended.clone())],
-            ..Handover::default()
-        }],
-    );
+    let rows = [&large, &ended].map(|row| Arc::new(row.clone()));
+    write(&fixture, vec![handover(2, rows.into())]);
     let (connection, loaded) = fixture.place.open(&fixture.reader).unwrap();
     assert_eq!(loaded.applied, 2);
     assert_eq!(live_rows(&connection, &fixture.reader).unwrap(), [large]);
@@ -234,15 +242,9 @@ async fn a_key_is_found_however_far_away_its_transaction_began_and_no_other_in_i
             Arc::new(row(number, &key, done, json(1), (at, at + 1)))
         })
         .collect();
-    let (applied, rows_of) = ((90 << 20) + 2, rows.clone());
-    let handover = Handover {
-        applied,
-        rows: rows_of,
-        ..Handover::default()
-    };
     drop(fixture.place.open(&fixture.reader).unwrap());
     fixture.place.learn_keys(Pace::Stepped);
-    write(&fixture, vec![handover]);
+    write(&fixture, vec![handover((90 << 20) + 2, rows.clone())]);
     let [unknown, learnt] = [(); 2].map(|()| Place {
         keys: Keys::default(),
         ..fixture.place.clone()
@@ -281,14 +283,7 @@ async fn lists_are_newest_first_in_pages_and_filtered() {
             Arc::new(row(number, "", state, json(1), (number.into(), 9)))
         })
         .collect();
-    write(
-        &fixture,
-        vec![Handover {
-            applied: 2,
-            rows,
-            ..Handover::default()
-        }],
-    );
+    write(&fixture, vec![handover(2, rows)]);
     let lookup = Lookup::new(&fixture.place, fixture.reader.clone(), Pace::Thread).unwrap();
     let numbers = |found: &Found| found.rows.iter().map(|row| row.id.0[0]).collect::<Vec<_>>();
     let first = lookup.list(Filter::default(), None, 2).await.unwrap();
