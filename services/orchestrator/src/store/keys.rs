@@ -14,8 +14,9 @@ use proto::id::WorkflowName;
 
 /// Keys that the first part of the filter is made for; each further part takes twice as many.
 const FIRST_KEYS: u64 = 1 << 16;
-/// A block takes so many: 16 bits for each, so about one false yes in a thousand.
-const KEYS_PER_BLOCK: u64 = 32;
+/// A block takes so many: 24 bits for each. A false yes costs a look-up in each stretch of the log that the
+/// part has keys of, a millisecond where these are fifty, so it has to be rare.
+const KEYS_PER_BLOCK: u64 = 21;
 /// Odd numbers, one for each word of a block, each of which makes another bit of the same hash.
 const SALTS: [u64; 8] = [
     0x9e37_79b9_7f4a_7c15,
@@ -202,7 +203,7 @@ mod tests {
         let claimed = (0..count)
             .filter(|number| !keys.may_have(key(&other, *number)).is_empty())
             .count() as i64;
-        assert!(claimed < count / 200, "{claimed} of {count}");
+        assert!(claimed < count / 2_000, "{claimed} of {count}");
     }
 
     #[test]
