@@ -51,6 +51,14 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// How much memory a process has.
+pub fn resident_mebibytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.expect("its memory").split_whitespace().next();
+    words.expect("a number").parse::<u64>().expect("KiB") / 1024
+}
+
 /// A program with its arguments and its place; it runs or it doesn't.
 #[derive(Debug)]
 pub struct Process {

@@ -171,6 +171,8 @@ pub struct Engine {
     /// Live transactions.
     #[serde(deserialize_with = "above_zero")]
     pub max_live_transactions: usize,
+    /// Bytes of their inputs and results.
+    pub max_live_payload_bytes: ByteCount,
     /// Commands waiting for one worker.
     #[serde(deserialize_with = "above_zero")]
     pub max_queued_per_worker: usize,
@@ -309,6 +311,12 @@ fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
         return wrong(
             "engine.max_payload_bytes",
             "must be 1KiB to 3MiB, since a message has at most 4MiB",
+        );
+    }
+    if config.engine.max_live_payload_bytes.0 < payload_bytes {
+        return wrong(
+            "engine.max_live_payload_bytes",
+            "must be at least engine.max_payload_bytes",
         );
     }
     if !(payload_bytes..=3 << 20).contains(&config.engine.max_context_bytes.0) {

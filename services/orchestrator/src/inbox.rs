@@ -1,6 +1,6 @@
 //! What reaches the driver: one closed enum, through one bounded queue.
 //!
-//! A place in the queue is taken before anything is put there. Requests that find none are refused
+//! Places in the queue are taken before anything is put there, the more the larger its payloads are. Requests that find none are refused
 //! at once; hosts wait for one, since their results must not be lost. Nothing here decides.
 
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use crate::grpc::start_stream::{Moment, StreamedStart};
 use crate::sessions::line::{Lease, Line};
 use crate::sessions::table::Session;
 use crate::store::{Known, Row};
+
+/// So many bytes of payloads take a place more.
+const PLACE_BYTES: u64 = 32 << 10;
 
 /// Everything that can change the system, or ask how it stands.
 pub(crate) enum Input {
@@ -103,6 +106,18 @@ pub(crate) enum Input {
     Sampled(Box<SystemSample>),
     /// End in order.
     Stop,
+}
+
+impl Input {
+    /// How many places it takes.
+    fn places(&self) -> u64 {
+        let bytes = match self {
+            Self::Start(request) => request.start.input.size(),
+            Self::Said { said, .. } => said.results.iter().map(HostResult::bytes).sum(),
+            _ => 0,
+        };
+        1 + bytes / PLACE_BYTES
+    }
 }
 
 /// Where an answer goes.
@@ -253,6 +268,18 @@ pub(crate) struct HostResult {
     pub run_us: u64,
 }
 
+impl HostResult {
+    /// What may be large of it.
+    fn bytes(&self) -> u64 {
+        let bytes = match &self.outcome {
+            ResultOutcome::Completed(result) => result.len(),
+            ResultOutcome::Failed { failure, .. } => failure.message.len() + failure.detail.len(),
+            ResultOutcome::TimedOut | ResultOutcome::Cancelled => 0,
+        };
+        bytes as u64
+    }
+}
+
 /// An input with its place in the queue.
 pub(crate) struct Queued {
     /// The input.
@@ -307,11 +334,14 @@ impl Inbox {
             )
             .retry_after(Duration::from_secs(1)));
         }
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+        let places = self.places.clone();
+        let place = places.try_acquire_many_owned(self.places_for(&input));
+        let place = place.map_err(|_| {
             Problem::new(
                 Reason::Overloaded,
                 format!(
-                    "{} inputs wait for the orchestrator already; repeat in a moment",
+                    "inputs wait for the orchestrator already in all {} places, or payloads in theirs; \
+                     repeat in a moment",
                     self.places_max
                 ),
             )
@@ -320,10 +350,17 @@ impl Inbox {
         self.put(input, Some(place))
     }
 
-    /// Puts a host's word in the queue, waiting for a place.
+    /// Puts a host's word in the queue, waiting for its places.
     pub(crate) async fn tell(&self, input: Input) -> Result<(), Problem> {
-        let place = self.places.clone().acquire_owned().await.ok();
-        self.put(input, place)
+        let places = self.places.clone();
+        let place = places.acquire_many_owned(self.places_for(&input)).await;
+        self.put(input, place.ok())
+    }
+
+    /// One that is larger than the queue finds room once that is empty.
+    fn places_for(&self, input: &Input) -> u32 {
+        let places = input.places().min(self.places_max as u64);
+        u32::try_from(places).unwrap_or(u32::MAX)
     }
 
     /// Asks the driver to end, whatever waits before.

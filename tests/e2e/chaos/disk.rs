@@ -9,10 +9,11 @@ use serde_json::json;
 use tests::Suite;
 use tests::chance::Chance;
 use tests::faults::{Fault, SmallDisk, Strace};
+use tests::process::resident_mebibytes;
 use tests::rounds::{progress, rounds};
 use tests::wait::{PATIENCE, until};
 
-use super::{Chaos, resident_mebibytes};
+use super::Chaos;
 
 /// How long the failing sync takes to fail: time in which nobody may be acknowledged.
 const FAILING: Duration = Duration::from_secs(2);

@@ -177,11 +177,3 @@ fn agree(events: &[Stored], acknowledged: &BTreeMap<String, String>, written: &[
         );
     }
 }
-
-/// How much memory a process has.
-fn resident_mebibytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let words = line.expect("its memory").split_whitespace().next();
-    words.expect("a number").parse::<u64>().expect("KiB") / 1024
-}

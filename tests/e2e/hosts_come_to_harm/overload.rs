@@ -7,6 +7,7 @@ use multiagents_client::Error;
 use proto::wire::TransactionState;
 use serde_json::json;
 use tests::harm::{self, TestHost};
+use tests::process::resident_mebibytes;
 use tests::wait::{PATIENCE, is_long, until};
 use tokio::task::JoinSet;
 
@@ -100,4 +101,56 @@ async fn what_is_too_much_is_shed_at_the_door_and_what_was_accepted_is_done() {
     // Work doesn't sink under the refusals: 0.9 and 5 s are promised; tenfold slack for any machine.
     assert!(goodput > 0.09 * peak, "{goodput} of {peak}");
     assert!(recovery < Duration::from_secs(50), "{recovery:?}");
+}
+
+/// What the orchestrator may take beside payloads, and in copies of those that are under way.
+const BESIDE_MEBIBYTES: u64 = 128;
+
+#[tokio::test]
+async fn large_inputs_are_shed_before_they_fill_memory_and_a_restart_takes_no_more() {
+    let mut suite = bare()
+        .setting("orchestrator", "engine.max_live_payload_bytes", "64MiB")
+        .start()
+        .await;
+    let client = suite.client();
+    harm::register(&client, "recorded", 5).await;
+    let input = json!({ "filler": "x".repeat(1_000_000) });
+    let mut calls = JoinSet::new();
+    for _ in 0..8 {
+        let (client, input) = (client.clone(), input.clone());
+        calls.spawn(async move {
+            let mut accepted = Vec::new();
+            for _ in 0..60 {
+                match client.start("recorded", &input).await {
+                    Ok(started) => accepted.push(started.transaction_id),
+                    Err(error) => assert_eq!(error.reason(), "OVERLOADED", "{error}"),
+                }
+            }
+            accepted
+        });
+    }
+    let accepted: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
+    assert_eq!(accepted.len(), 67, "of a megabyte each");
+    let full = resident_mebibytes(suite.orchestrator.id());
+    assert!(full < 64 + BESIDE_MEBIBYTES, "{full} MiB");
+    suite.orchestrator.kill();
+    suite.orchestrator.start_ready().await;
+    let again = resident_mebibytes(suite.orchestrator.id());
+    println!("{full} MiB, {again} MiB after the restart");
+    assert!(again < 64 + BESIDE_MEBIBYTES, "{again} MiB");
+
+    let (directory, address) = (suite.directory(), suite.orchestrator.address());
+    let _host = TestHost::new(directory, address, "h", 4)
+        .start(&suite)
+        .await;
+    for id in &accepted {
+        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
+        assert_eq!(ended.state(), TransactionState::Completed);
+    }
+    // They have ended; once state.db has them they leave memory, and others find room.
+    until("room for another", PATIENCE, async || {
+        let started = client.start("recorded", &input).await;
+        started.map_err(|error| error.to_string())
+    })
+    .await;
 }

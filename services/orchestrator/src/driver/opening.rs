@@ -139,6 +139,7 @@ fn table(config: &Config) -> Table {
 fn limits(config: &Config) -> Limits {
     Limits {
         max_live_transactions: config.engine.max_live_transactions,
+        max_live_payload_bytes: config.engine.max_live_payload_bytes.0,
         max_queued_per_worker: config.engine.max_queued_per_worker,
         max_attempts_kept: config.engine.max_attempts_kept,
         max_context_bytes: config.engine.max_context_bytes.0,

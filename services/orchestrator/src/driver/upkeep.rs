@@ -23,6 +23,9 @@ use crate::store::{Handover, Known, Row, Stored};
 /// For so many handovers the keys of what left memory are still known here: longer than any
 /// look-up in state.db lasts.
 const HANDOVERS_REMEMBERED: u64 = 32;
+/// Rows whose payloads take so many bytes are handed over early: memory that is soon free again is used
+/// again, and what starts are refused for is not taken by what has ended.
+const UNWRITTEN_BYTES: u64 = 64 << 20;
 /// Definitions and transactions carried in one batch.
 const CARRIED_AT_ONCE: usize = 1_000;
 
@@ -35,6 +38,8 @@ pub(super) struct Upkeep {
     changed: HashSet<TransactionId>,
     /// Rows of ended transactions, for the next handover.
     rows: Vec<Arc<Row>>,
+    /// What their payloads take.
+    row_bytes: u64,
     /// What is remembered of them.
     ended: Vec<Ended>,
     /// Definitions that came since the last handover.
@@ -136,6 +141,7 @@ impl Upkeep {
     pub(super) fn ended(&mut self, id: TransactionId, row: Arc<Row>) {
         self.changed.remove(&id);
         self.ended.push(Ended::of(&row));
+        self.row_bytes += row.payload_bytes();
         self.rows.push(row);
     }
 
@@ -231,6 +237,7 @@ impl Upkeep {
     /// Everything that changed, as of `durable`.
     fn handover(&mut self, state: &engine::State, durable: Offset) -> Handover {
         let mut rows = std::mem::take(&mut self.rows);
+        self.row_bytes = 0;
         self.leaving = std::mem::take(&mut self.ended);
         let mut changed: Vec<_> = self.changed.drain().collect();
         // By id is by time, which is how the indexes are filled best; and it repeats itself.
@@ -319,6 +326,7 @@ impl Driver {
         let wanted = self.now >= self.upkeep.next_handover
             || !self.upkeep.checkpoints.is_empty()
             || waiting > self.shared.config.store.unwritten_max / 2
+            || self.upkeep.row_bytes > UNWRITTEN_BYTES
             || matches!(self.upkeep.trim, Trim::Forgetting { .. });
         if self.upkeep.under_way || !wanted {
             return Ok(());

@@ -195,6 +195,11 @@ impl State {
                 attempt.timing = proto::convert::timing(what).unwrap_or_default();
                 transaction.open = transaction.open.saturating_sub(1);
                 transaction.ended(offset, step, command.undo, what);
+                if let CommandEvent::Completed { result, .. } = what
+                    && !command.undo
+                {
+                    self.payload_bytes += result.size();
+                }
             }
         }
         if left_queue {

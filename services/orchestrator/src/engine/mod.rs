@@ -58,6 +58,9 @@ pub type Offset = u64;
 pub struct Limits {
     /// Transactions that have not left memory. Full: starts are refused as OVERLOADED.
     pub max_live_transactions: usize,
+    /// Inputs and results of those transactions, in bytes. A start whose input would exceed it is refused
+    /// as OVERLOADED; what runs may still add its results.
+    pub max_live_payload_bytes: u64,
     /// Commands that wait for one worker. Full: starts whose first step needs that worker are
     /// refused as OVERLOADED; work that has begun goes on.
     pub max_queued_per_worker: usize,
@@ -78,6 +81,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_live_transactions: 1_000_000,
+            max_live_payload_bytes: 2 << 30,
             max_queued_per_worker: 1_000_000,
             max_attempts_kept: 100,
             max_context_bytes: 2 << 20,

@@ -33,6 +33,8 @@ pub struct State {
     pub(super) transactions: Slab<Transaction>,
     /// Where a transaction stands in the slab.
     pub(super) index: Index,
+    /// What their inputs and results take.
+    pub(super) payload_bytes: u64,
     /// The idempotency keys of transactions in memory.
     keys: BTreeMap<WorkflowName, HashMap<Box<str>, TransactionId>>,
     pub(super) timers: Timers,
@@ -61,6 +63,7 @@ impl State {
             catalogue: Catalogue::default(),
             transactions: Slab::new(),
             index: Index::default(),
+            payload_bytes: 0,
             keys: BTreeMap::new(),
             timers: Timers::default(),
             queued: HashMap::default(),
@@ -114,6 +117,11 @@ impl State {
     /// How many transactions are in memory.
     pub fn transaction_count(&self) -> usize {
         self.transactions.len()
+    }
+
+    /// How many bytes the inputs and results of the transactions in memory have.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
     }
 
     /// How many commands wait for a worker, retries whose time has not come included.
@@ -336,6 +344,7 @@ impl State {
             let keys = self.keys.entry(transaction.workflow().clone()).or_default();
             keys.insert(key.into(), id);
         }
+        self.payload_bytes += transaction.payload_bytes();
         let slot = self.transactions.insert(transaction);
         self.index.insert(&self.transactions, slot);
         slot
@@ -346,6 +355,7 @@ impl State {
             return;
         };
         let transaction = self.transactions.remove(slot);
+        self.payload_bytes -= transaction.payload_bytes();
         if let Some(key) = transaction.idempotency_key()
             && let Some(keys) = self.keys.get_mut(transaction.workflow())
         {

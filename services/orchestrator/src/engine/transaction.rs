@@ -127,6 +127,12 @@ impl Transaction {
         &self.definition.workflow.name
     }
 
+    /// How many bytes its input and its results have.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        let results = self.steps.iter().filter_map(|step| step.result.as_ref());
+        self.input.size() + results.map(Kept::size).sum::<u64>()
+    }
+
     /// Whether no further step starts.
     pub(super) fn stopping(&self) -> bool {
         self.failing().is_some() || self.cancel().is_some()
@@ -210,7 +216,7 @@ impl Turn<'_> {
                 return repeated(id, &input_hash, &start);
             }
         }
-        self.admit(&definition)?;
+        self.admit(&definition, start.input.size())?;
         if self.state.slot(&id).is_some() {
             return Err(Problem::new(
                 Reason::Internal,
@@ -238,7 +244,7 @@ impl Turn<'_> {
     }
 
     /// Refuses a start that finds no room.
-    fn admit(&self, definition: &Definition) -> Result<(), Problem> {
+    fn admit(&self, definition: &Definition, input_bytes: u64) -> Result<(), Problem> {
         let limits = &self.state.limits;
         let overloaded = |message: String| {
             Err(Problem::new(Reason::Overloaded, message).retry_after(OVERLOADED_RETRY))
@@ -247,6 +253,14 @@ impl Turn<'_> {
             return overloaded(format!(
                 "{} transactions are live, as many as max_live_transactions allows; repeat later",
                 limits.max_live_transactions
+            ));
+        }
+        let held = self.state.payload_bytes();
+        if held + input_bytes > limits.max_live_payload_bytes {
+            return overloaded(format!(
+                "inputs and results take {held} bytes of the {} that max_live_payload_bytes allows, and \
+                 this input has {input_bytes}; repeat later",
+                limits.max_live_payload_bytes
             ));
         }
         for step in &definition.workflow.steps {

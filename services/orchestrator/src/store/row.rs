@@ -40,6 +40,12 @@ impl Row {
         }
     }
 
+    /// How many bytes its input and its results have.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        let results = self.carried.steps.iter().flat_map(|step| &step.result);
+        self.carried.start.input.size() + results.map(Payload::size).sum::<u64>()
+    }
+
     /// Whether it has ended.
     pub(crate) fn ended(&self) -> bool {
         lifecycle::is_end(self.carried.state)

@@ -21,6 +21,8 @@ use tonic_types::StatusExt as _;
 use crate::harness::{self, Suite, reason, sequence, start, start_and_wait};
 use crate::host::{FakeHost, announce, completed};
 
+mod payloads;
+
 type Call<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
 
 /// A stepped orchestrator with the workflow `orders`, one step by `a`.
@@ -186,14 +188,16 @@ fn a_full_inbox_sheds_requests_and_lets_hosts_wait() {
     assert!(bench.execute(start("orders", "{}")).1.is_none());
 }
 
+/// A start with an input of so many bytes and a few.
+fn large(bytes: usize) -> wire::ExecuteWorkflowRequest {
+    start("orders", &format!("{{\"x\":\"{}\"}}", "x".repeat(bytes)))
+}
+
 #[test]
 fn a_batch_takes_so_many_inputs_and_so_many_bytes() {
     let answered = |change: fn(&mut Config), bytes: usize| {
         let mut bench = Bench::new(change);
-        let input = format!("{{\"x\":\"{}\"}}", "x".repeat(bytes));
-        let mut calls: Vec<_> = (0..5)
-            .map(|_| bench.execute(start("orders", &input)).0)
-            .collect();
+        let mut calls: Vec<_> = (0..5).map(|_| bench.execute(large(bytes)).0).collect();
         let mut after_each = Vec::new();
         while !calls.is_empty() {
             bench.turn();

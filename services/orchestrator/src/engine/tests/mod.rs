@@ -63,6 +63,13 @@ fn shown(state: &State, only: &[TransactionId]) -> String {
         .definitions()
         .map(|(workflow, offset)| (workflow.name.clone(), workflow.version, offset))
         .collect();
+    let in_memory = [state.live(), state.ended()].concat();
+    let payloads = in_memory.iter().map(|id| {
+        let carried = state.snapshot(id).unwrap().carried;
+        let results = carried.steps.iter().flat_map(|step| &step.result);
+        carried.start.input.size() + results.map(proto::payload::Payload::size).sum::<u64>()
+    });
+    assert_eq!(state.payload_bytes(), payloads.sum::<u64>());
     let counts = (state.queued_count(), state.live());
     let hosts = (state.hosts(), state.retold_hosts());
     format!("{workflows:?}\n{counts:?}\n{hosts:?}\n{transactions:#?}")

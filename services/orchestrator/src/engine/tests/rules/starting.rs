@@ -113,3 +113,29 @@ fn a_full_house_refuses_starts_and_says_when_to_come_again() {
         assert!(problem.retry_after.is_some());
     }
 }
+
+#[test]
+fn payloads_in_memory_refuse_the_next_start_and_never_a_result() {
+    let limits = Limits {
+        max_live_payload_bytes: 16,
+        ..Limits::default()
+    };
+    let mut scene = check_with(
+        limits,
+        TWO,
+        "
+        start > started, a queued
+        start > started, a queued
+        start > ! OVERLOADED
+        a@h   > a dispatched
+        a ok {\"r\":12345} > a completed, b queued
+        b@h   > b dispatched
+        b ok  > b completed, COMPLETED
+        start > ! OVERLOADED
+        ",
+    );
+    // What has ended counts until it leaves memory.
+    let ended = scene.state.ended();
+    ended.iter().for_each(|id| scene.state.remove(id));
+    assert_eq!(scene.state.payload_bytes(), 8);
+}
