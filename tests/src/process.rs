@@ -53,8 +53,17 @@ pub fn free_port() -> u16 {
 
 /// How much memory a process has.
 pub fn resident_mebibytes(process: u32) -> u64 {
+    mebibytes(process, "VmRSS:")
+}
+
+/// How much memory it had at the most.
+pub fn peak_mebibytes(process: u32) -> u64 {
+    mebibytes(process, "VmHWM:")
+}
+
+fn mebibytes(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let words = line.expect("its memory").split_whitespace().next();
     words.expect("a number").parse::<u64>().expect("KiB") / 1024
 }

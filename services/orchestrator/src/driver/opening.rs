@@ -29,8 +29,10 @@ use crate::store::{
 
 /// How much of the log is read at once.
 const READ_BYTES: usize = 4 << 20;
-/// After so many events of a replay, ended transactions are written and leave memory.
+/// After so many events of a replay, or after payloads of so many bytes, ended transactions are written
+/// and leave memory.
 const EVENTS_BETWEEN_WRITES: u64 = 500_000;
+const BYTES_BETWEEN_WRITES: usize = 32 << 20;
 
 impl Driver {
     /// Opens state.db, folds the log, and says that the orchestrator is open.
@@ -179,6 +181,7 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
         applied,
         folded: Folded::default(),
         since_write: 0,
+        bytes_since_write: 0,
         leaving: None,
         catalogue,
     };
@@ -257,6 +260,7 @@ struct Replay<'a> {
     applied: Offset,
     folded: Folded,
     since_write: u64,
+    bytes_since_write: usize,
     /// Ended transactions that are being written; they leave memory once that is done.
     leaving: Option<Vec<TransactionId>>,
     catalogue: &'a Catalogue,
@@ -310,7 +314,10 @@ impl Replay<'_> {
                     self.since_write += 1;
                 }
                 from = record.end();
-                if self.since_write >= EVENTS_BETWEEN_WRITES {
+                self.bytes_since_write += record.payloads.len();
+                if self.since_write >= EVENTS_BETWEEN_WRITES
+                    || self.bytes_since_write >= BYTES_BETWEEN_WRITES
+                {
                     self.write(from)?;
                 }
             }
@@ -322,6 +329,7 @@ impl Replay<'_> {
     fn write(&mut self, durable: Offset) -> Result<(), Fatal> {
         self.written()?;
         self.since_write = 0;
+        self.bytes_since_write = 0;
         let changed: HashSet<_> = std::mem::take(&mut self.folded.changed);
         let rows: Vec<_> = changed
             .into_iter()
