@@ -63,10 +63,10 @@ lint: have-build have-node buf ## Check format, lints, contracts and dependencie
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	cd proto && $(BUF) lint
 	cd proto && $(BUF) breaking --against baseline.binpb
-	@if $(CARGO) machete --version >/dev/null 2>&1; then \
-	  echo '$(CARGO) machete'; $(CARGO) machete; fi
-	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	  echo '$(CARGO) deny check bans sources'; $(CARGO) deny --locked check bans sources; fi
+	@for check in 'machete' 'deny --locked check bans sources'; do \
+	  if $(CARGO) $${check%% *} --version >/dev/null 2>&1; then \
+	    echo "$(CARGO) $$check"; $(CARGO) $$check || exit 1; \
+	  else echo "skipped: cargo-$${check%% *} is not installed"; fi; done
 
 fmt: ## Format the code.
 	$(CARGO) fmt --all

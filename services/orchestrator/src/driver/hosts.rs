@@ -61,6 +61,8 @@ impl Driver {
         {
             self.end_line(old, replaced());
         }
+        let (offers, kept) = (workers.len(), opened.kept.len());
+        tracing::info!(%host, workers = offers, commands = kept, "a worker host connected");
         let lease_us = micros(*self.shared.config.sessions.lease);
         self.decide_or_say(engine::Input::HostConnected {
             host: host.clone(),
@@ -250,6 +252,11 @@ impl Driver {
             self.renew(host, &open);
         }
         if let Some(drained) = self.table.disconnect(host, session, self.now) {
+            let what = match drained {
+                true => "a worker host has finished and left",
+                false => "a worker host's connection ended; its lease runs on",
+            };
+            tracing::info!(%host, "{what}");
             self.dispatch.host_gone(host);
             self.decide_or_say(engine::Input::HostDisconnected {
                 host: host.clone(),
