@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::sessions::line::Leases;
 use crate::sessions::message::HostMessage;
 use crate::sessions::table::Table;
-use crate::store::{Keys, Lookup, Pace, StoreError, StoreThread};
+use crate::store::{Keys, Lookup, Pace, StoreError, StoreThread, Stored};
 
 use batch::Pending;
 use hosts::OpenLine;
@@ -181,7 +181,7 @@ impl Driver {
                 queued.ok()
             }
             recv(self.store.stored()) -> stored => {
-                self.upkeep.noticed(stored.ok());
+                self.upkeep.noticed(stored.unwrap_or_else(|_| Stored::ended()));
                 None
             }
             default(wait) => None,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use multiagents_client::Start;
+use multiagents_client::{Start, Workflow};
 use proto::event::{CommandEvent, HostEvent, Kind};
 use proto::wire::TransactionState;
 use serde_json::json;
@@ -188,7 +188,59 @@ async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is
     assert!(suite.orchestrator.stop().await.success());
 }
 
-/// Without a reserve, starts meet the end of the disk itself.
+/// What the log has kept in reserve ends work; state.db has none, and nobody waits for it.
+#[tokio::test]
+async fn where_state_db_finds_no_room_what_runs_ends_and_a_stop_and_a_start_succeed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("orchestrator");
+    let Some(disk) = SmallDisk::mount(&data, 40) else {
+        return;
+    };
+    let mut suite = Suite::builder()
+        .data(&data)
+        .without_monitor()
+        .setting("orchestrator", "log.segment_bytes", "4MiB")
+        .setting("orchestrator", "log.reserve_bytes", "8MiB")
+        .setting("orchestrator", "store.unwritten_max", "10")
+        .start()
+        .await;
+    let client = suite.client();
+    // More than state.db's WAL has room for already.
+    let input = json!({ "data": "x".repeat(4_000) });
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        let started = client.start("one_slow", &input).await;
+        ids.push(started.expect("it starts").transaction_id);
+    }
+    disk.fill();
+    for id in &ids {
+        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
+        assert_eq!(ended.state(), TransactionState::Completed);
+    }
+    let refused = client.start("one_slow", &input).await;
+    assert_eq!(refused.expect_err("no room").reason(), "STORE_FULL");
+    let said = suite.orchestrator.printed();
+    assert!(said.contains("state.db cannot be written"), "{said}");
+
+    assert!(suite.orchestrator.stop().await.success());
+    suite.orchestrator.start_ready().await;
+    for id in &ids {
+        let found = client.status(id).await.expect("it is there");
+        assert_eq!(found.state(), TransactionState::Completed);
+    }
+    disk.resize(160);
+    until("it to work again", PATIENCE, async || {
+        let again = client
+            .execute_and_wait("three_noops", &json!({}), PATIENCE)
+            .await;
+        again.map_err(|error| error.to_string())
+    })
+    .await;
+    tests::record::assert_sound(&suite.events().await);
+    assert!(suite.orchestrator.stop().await.success());
+}
+
+/// Results are taken to the last byte; then they wait with their host.
 #[tokio::test]
 async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -199,35 +251,32 @@ async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() 
     let mut suite = Suite::builder()
         .data(&data)
         .setting("orchestrator", "log.segment_bytes", "4MiB")
-        .setting("orchestrator", "log.reserve_bytes", "0B")
+        .setting("orchestrator", "log.reserve_bytes", "8MiB")
         .start()
         .await;
     let (client, id) = (suite.client(), suite.orchestrator.id());
-    let filler = json!({ "data": "x".repeat(200_000) });
-    for _ in 0..3 {
-        // At the door the word is another one, for a moment.
-        until("a batch to be refused", PATIENCE, async || {
-            let start = Start::new("three_noops").input(&filler);
-            match client.begin(start.expect("an object")).await {
-                Ok(_) => Err("there is room".to_owned()),
-                Err(error) => {
-                    assert_eq!(error.reason(), "STORE_FULL", "{error}");
-                    let refused = error.to_string().contains("nothing of this happened");
-                    refused.then_some(()).ok_or(error.to_string())
-                }
-            }
-        })
-        .await;
-        disk.fill();
+    let large_at_last = Workflow::new("large_at_last")
+        .step(("wait", "slow_processor"))
+        .step(("say", "echo"));
+    client.register(large_at_last).await.expect("a workflow");
+    let input = json!({ "data": "x".repeat(200_000) });
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let started = client.start("large_at_last", &input).await;
+        ids.push(started.expect("it starts").transaction_id);
     }
-    disk.resize(160);
-    until("it to work again", PATIENCE, async || {
-        let again = client
-            .execute_and_wait("three_noops", &json!({}), PATIENCE)
-            .await;
-        again.map_err(|error| error.to_string())
+    disk.fill();
+    until("batches to be refused", PATIENCE, async || {
+        let printed = suite.orchestrator.printed();
+        let refused = printed.matches("the log refused a batch").count();
+        (refused >= 3).then_some(()).ok_or(format!("{refused}"))
     })
     .await;
+    disk.resize(160);
+    for id in &ids {
+        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
+        assert_eq!(ended.state(), TransactionState::Completed);
+    }
     assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
     tests::record::assert_sound(&suite.events().await);
     assert!(suite.orchestrator.stop().await.success());

@@ -9,10 +9,10 @@ use eventlog::{EventLog, Offset, Reader};
 use foldhash::{HashMap, HashSet};
 use proto::batch::decode;
 use proto::event::Kind;
-use proto::id::{Time, TransactionId};
+use proto::id::Time;
 
 use super::batch::Pending;
-use super::upkeep::{Folded, Upkeep};
+use super::upkeep::{Ended, Folded, Upkeep};
 use super::{Driver, Fatal, Shared, micros};
 use crate::busy_poll::BusyPoll;
 use crate::catalogue::Catalogue;
@@ -43,7 +43,7 @@ impl Driver {
     ) -> Result<Self, Fatal> {
         let journal = Journal::new(log);
         let config = shared.config.clone();
-        let fold = fold(&shared, &journal.reader())?;
+        let fold = fold(&shared, &journal.reader(), false)?;
         let place = place(&config, &shared.keys);
         if let Ok(lookup) =
             Lookup::new(&place, journal.reader(), shared.pace).inspect_err(|error| {
@@ -105,8 +105,9 @@ impl Driver {
     pub(super) fn refold(&mut self) -> Result<(), Fatal> {
         self.journal.discard();
         // It still writes what it was handed, which is durable.
+        let failing = self.store.is_failing();
         self.store.finish();
-        let fold = fold(&self.shared, &self.journal.reader())?;
+        let fold = fold(&self.shared, &self.journal.reader(), failing)?;
         self.state = fold.state;
         self.store = fold.store;
         self.dispatch = Dispatch::new();
@@ -160,7 +161,7 @@ struct Fold {
     last_time: Time,
 }
 
-fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
+fn fold(shared: &Shared, log: &Reader, failing: bool) -> Result<Fold, Fatal> {
     let (config, catalogue) = (&*shared.config, &shared.catalogue);
     let place = place(config, &shared.keys);
     let (mut connection, loaded) = place.open(log)?;
@@ -174,7 +175,8 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
         applied = loaded.applied;
         state = State::new(limits(config));
     }
-    let store = StoreThread::start(place, connection, shared.pace).map_err(Fatal::Thread)?;
+    let store = StoreThread::start(place, connection, shared.pace, failing);
+    let store = store.map_err(Fatal::Thread)?;
     let mut replay = Replay {
         state,
         store,
@@ -182,7 +184,6 @@ fn fold(shared: &Shared, log: &Reader) -> Result<Fold, Fatal> {
         folded: Folded::default(),
         since_write: 0,
         bytes_since_write: 0,
-        leaving: None,
         catalogue,
     };
     let bounds = log.bounds();
@@ -261,8 +262,6 @@ struct Replay<'a> {
     folded: Folded,
     since_write: u64,
     bytes_since_write: usize,
-    /// Ended transactions that are being written; they leave memory once that is done.
-    leaving: Option<Vec<TransactionId>>,
     catalogue: &'a Catalogue,
 }
 
@@ -327,19 +326,19 @@ impl Replay<'_> {
 
     /// Writes what changed so far, so that a long replay doesn't hold everything that ever ended.
     fn write(&mut self, durable: Offset) -> Result<(), Fatal> {
-        self.written()?;
         self.since_write = 0;
         self.bytes_since_write = 0;
+        self.written()?;
+        if self.folded.under_way.is_some() || self.store.is_failing() {
+            return Ok(());
+        }
         let changed: HashSet<_> = std::mem::take(&mut self.folded.changed);
         let rows: Vec<_> = changed
             .into_iter()
             .filter_map(|id| Some(Arc::new(Row::of(id, self.state.snapshot(&id)?))))
             .collect();
-        let ended: Vec<_> = rows
-            .iter()
-            .filter(|row| row.ended())
-            .map(|row| row.id)
-            .collect();
+        let ended = rows.iter().filter(|row| row.ended());
+        let ended = ended.map(|row| Ended::of(row)).collect();
         self.store.hand_over(Handover {
             applied: durable,
             opened: self.state.opened(),
@@ -348,22 +347,23 @@ impl Replay<'_> {
             hosts: Some(self.state.retold_hosts()),
             forget_before: None,
         });
-        self.leaving = Some(ended);
+        self.folded.under_way = Some((durable, ended));
         Ok(())
     }
 
-    /// Waits for what is being written, if anything is.
+    /// Waits for what is being written, if anything is. What can't be written at present stays.
     fn written(&mut self) -> Result<(), Fatal> {
-        let Some(leaving) = self.leaving.take() else {
+        if self.folded.under_way.is_none() {
             return Ok(());
-        };
+        }
         match self.store.wait() {
             Some(Stored::Applied(applied)) => self.applied = applied,
             Some(Stored::Damaged(why)) => return Err(Fatal::StoreDamaged(why)),
-            None => return Err(Fatal::StoreDamaged("its thread has ended".to_owned())),
+            None => return Ok(()),
         }
-        for id in leaving {
-            self.state.remove(&id);
+        let (_, leaving) = self.folded.under_way.take().unwrap_or_default();
+        for ended in leaving {
+            self.state.remove(&ended.id);
         }
         Ok(())
     }

@@ -214,6 +214,14 @@ impl Driver {
 
     /// Near the end of the disk only what ends work is taken.
     fn room_for_more(&self) -> Result<(), Problem> {
+        if self.store.is_failing() {
+            return Err(Problem::new(
+                Reason::StoreFull,
+                "state.db cannot be written, so only results, cancellations and reads are taken; free \
+                 some space, or see in the orchestrator's log what ails it, and repeat",
+            )
+            .retry_after(Duration::from_secs(5)));
+        }
         match self.journal.room() {
             Room::Ample | Room::Low => Ok(()),
             Room::Reserved => Err(Problem::new(

@@ -64,18 +64,18 @@ pub(super) struct Upkeep {
     handovers: u64,
     trim: Trim,
     /// Answers of state.db that were met while waiting for inputs.
-    answers: Vec<Option<Stored>>,
+    answers: Vec<Stored>,
 }
 
 /// An ended transaction on its way out of memory, whose row is the store's to free.
-struct Ended {
-    id: TransactionId,
+pub(super) struct Ended {
+    pub(super) id: TransactionId,
     /// Its idempotency key, and what that was used for.
     key: Option<Box<((WorkflowName, String), Known)>>,
 }
 
 impl Ended {
-    fn of(row: &Row) -> Self {
+    pub(super) fn of(row: &Row) -> Self {
         let start = &row.carried.start;
         let key = (!start.idempotency_key.is_empty()).then(|| {
             let key = (row.workflow.clone(), start.idempotency_key.clone());
@@ -110,13 +110,17 @@ impl Upkeep {
             0 => Trim::Idle,
             before => Trim::Forgetting { before },
         };
+        let under_way = folded.under_way.is_some();
+        let (handed, leaving) = folded.under_way.unwrap_or((applied, Vec::new()));
         Self {
             trim,
             changed: folded.changed,
             workflows: folded.workflows,
             // The fold may have met some.
             hosts_changed: true,
-            handed: applied,
+            under_way,
+            leaving,
+            handed,
             applied,
             ..Self::default()
         }
@@ -167,7 +171,7 @@ impl Upkeep {
         self.rows.len() + self.leaving.len()
     }
 
-    pub(super) fn noticed(&mut self, answer: Option<Stored>) {
+    pub(super) fn noticed(&mut self, answer: Stored) {
         self.answers.push(answer);
     }
 
@@ -276,22 +280,24 @@ impl Upkeep {
 pub(super) struct Folded {
     pub(super) changed: HashSet<TransactionId>,
     pub(super) workflows: Vec<(Offset, Arc<Workflow>)>,
+    /// What can't be written at present: up to where, and what leaves memory with it.
+    pub(super) under_way: Option<(Offset, Vec<Ended>)>,
 }
 
 impl Driver {
     /// Takes state.db's answers, and does the next part of a trim.
     pub(super) fn keep_up(&mut self) -> Result<(), Fatal> {
         let mut answers = std::mem::take(&mut self.upkeep.answers);
-        answers.extend(self.store.stored().try_iter().map(Some));
+        answers.extend(self.store.stored().try_iter());
         for answer in answers {
             self.stored(answer)?;
         }
         self.trim()
     }
 
-    fn stored(&mut self, answer: Option<Stored>) -> Result<(), Fatal> {
+    fn stored(&mut self, answer: Stored) -> Result<(), Fatal> {
         match answer {
-            Some(Stored::Applied(applied)) => {
+            Stored::Applied(applied) => {
                 let left = self.upkeep.committed(applied);
                 // Whoever looks a key up from here on finds it in state.db, or is told by `lately`.
                 self.shared
@@ -308,19 +314,21 @@ impl Driver {
                 self.pending.out.extend(answers);
                 Ok(())
             }
-            Some(Stored::Damaged(why)) => Err(Fatal::StoreDamaged(why)),
-            None => Err(Fatal::StoreDamaged(
-                "the thread that writes state.db has ended".to_owned(),
-            )),
+            Stored::Damaged(why) => Err(Fatal::StoreDamaged(why)),
         }
     }
 
     /// Hands over what changed, if it is time; the batch before is durable.
     pub(super) fn hand_over(&mut self) -> Result<(), Fatal> {
         let waiting = self.upkeep.waiting();
-        if self.upkeep.under_way && waiting > self.shared.config.store.unwritten_max {
-            // The one wait of this loop: memory must not take what the disk doesn't.
-            let answer = self.store.wait();
+        // The one wait of this loop: memory must not take what the disk doesn't. Where that takes nothing
+        // at all, no start is taken either (`room_for_more`), and what ends is all that comes.
+        let full = waiting > self.shared.config.store.unwritten_max;
+        if self.upkeep.under_way
+            && full
+            && !self.store.is_failing()
+            && let Some(answer) = self.store.wait()
+        {
             self.stored(answer)?;
         }
         let wanted = self.now >= self.upkeep.next_handover
@@ -402,7 +410,7 @@ impl Driver {
         }
     }
 
-    /// Before a refold: what state.db was handed is written, what it wasn't is folded anew.
+    /// Before the end; what can't be written at present is folded anew at the next start.
     pub(super) fn last_handover(&mut self) {
         if self.upkeep.under_way
             && let Some(Stored::Applied(applied)) = self.store.wait()

@@ -142,7 +142,8 @@ fn fixture() -> Fixture {
 
 fn write(fixture: &Fixture, handovers: Vec<Handover>) {
     let (connection, _) = fixture.place.open(&fixture.reader).unwrap();
-    let thread = StoreThread::start(fixture.place.clone(), connection, Pace::Thread).unwrap();
+    let thread =
+        StoreThread::start(fixture.place.clone(), connection, Pace::Thread, false).unwrap();
     for handover in handovers {
         let applied = handover.applied;
         thread.hand_over(handover);

@@ -3,6 +3,7 @@
 //! answer when it suits him; or when it is told to, where every step is somebody else's to choose.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use super::{Place, StoreError};
 
 /// How long to wait before a write that failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How often who waits for an answer looks whether there will be one.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Everything that changed since the last time, as of one offset.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +52,13 @@ pub(crate) enum Stored {
     Damaged(String),
 }
 
+impl Stored {
+    /// The writer panicked: it answers nothing any more.
+    pub(crate) fn ended() -> Self {
+        Self::Damaged("the thread that writes state.db has ended".to_owned())
+    }
+}
+
 /// When handovers are written, and who looks things up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
@@ -64,6 +74,8 @@ pub(crate) struct StoreThread {
     stored: Receiver<Stored>,
     thread: Option<JoinHandle<()>>,
     stepped: Option<Stepped>,
+    /// Whether the last try to write failed, and will be repeated.
+    failing: Arc<AtomicBool>,
 }
 
 /// The writer and its ends of the channels, where no thread has them.
@@ -74,8 +86,15 @@ struct Stepped {
 }
 
 impl StoreThread {
-    /// Starts writing on the connection that the start opened.
-    pub(crate) fn start(place: Place, connection: Connection, pace: Pace) -> std::io::Result<Self> {
+    /// Starts writing on the connection that the start opened; `failing`: as long as nothing else is
+    /// known.
+    pub(crate) fn start(
+        place: Place,
+        connection: Connection,
+        pace: Pace,
+        failing: bool,
+    ) -> std::io::Result<Self> {
+        let failing = Arc::new(AtomicBool::new(failing));
         // One in hand and one that waits would only be two halves of one.
         let (handovers, take) = bounded(1);
         let (answer, stored) = bounded(4);
@@ -83,6 +102,7 @@ impl StoreThread {
             place,
             connection,
             encoder: RowEncoder::default(),
+            failing: failing.clone(),
         };
         let (mut thread, mut stepped) = (None, None);
         match pace {
@@ -103,6 +123,7 @@ impl StoreThread {
             stored,
             thread,
             stepped,
+            failing,
         })
     }
 
@@ -119,10 +140,22 @@ impl StoreThread {
         &self.stored
     }
 
-    /// Waits for the answer to what was handed over; none when the writer has ended.
+    /// Whether state.db can't be written at present, for want of room for example.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the answer to what was handed over; none where that can't be written at present.
     pub(crate) fn wait(&mut self) -> Option<Stored> {
         self.step();
-        self.stored.recv().ok()
+        loop {
+            match self.stored.recv_timeout(LOOK_INTERVAL) {
+                Ok(stored) => return Some(stored),
+                Err(RecvTimeoutError::Timeout) if self.is_failing() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Some(Stored::ended()),
+            }
+        }
     }
 
     /// Writes what was handed over, where no thread does; whether there was anything.
@@ -172,6 +205,7 @@ struct Writer {
     place: Place,
     connection: Connection,
     encoder: RowEncoder,
+    failing: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -196,7 +230,10 @@ impl Writer {
         let mut said = false;
         loop {
             let error = match self.write(handover) {
-                Ok(()) => return Some(Stored::Applied(handover.applied)),
+                Ok(()) => {
+                    self.failing.store(false, Ordering::Relaxed);
+                    return Some(Stored::Applied(handover.applied));
+                }
                 Err(error) => error,
             };
             if error.is_damage() {
@@ -204,6 +241,7 @@ impl Writer {
                 tracing::error!(%error, ?aside, "state.db is damaged and set aside");
                 return Some(Stored::Damaged(error.to_string()));
             }
+            self.failing.store(true, Ordering::Relaxed);
             if !std::mem::replace(&mut said, true) {
                 tracing::warn!(%error, "state.db cannot be written and is tried again each second");
             }
