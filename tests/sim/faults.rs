@@ -38,6 +38,12 @@ impl World {
             }
             Fault::DiskFull => self.fill_disk(),
             Fault::StoreLost => self.lose_store(),
+            Fault::StoreFull => {
+                self.tally.full_stores += 1;
+                self.process.refuse_rows(true);
+                let length = self.chance.within(100_000, 20_000_000);
+                self.after(length, What::RoomForRows);
+            }
             Fault::ClockJumps => {
                 self.tally.jumps += 1;
                 let length = self.chance.within(100_000, 60_000_000);
@@ -94,6 +100,7 @@ impl World {
             false => StoreFate::Kept,
         };
         self.end_process(fate);
+        self.process.refuse_rows(false);
         self.process.disk = self.process.disk.copy();
         self.disk_in_trouble = false;
         self.hosts.iter_mut().for_each(crate::hosts::Host::calm);

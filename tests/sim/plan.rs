@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     StoreLost,
     /// state.db is written late.
     StoreSlow,
+    /// state.db can't be written for a while.
+    StoreFull,
     /// The orchestrator stands still, or starts with another idea of the time.
     ClockJumps,
     /// Requests and answers are lost, streams are cut, some half open.
@@ -48,7 +50,7 @@ pub(crate) enum Fault {
 }
 
 /// All of them, by the names that the command line takes.
-pub(crate) const FAULTS: [(Fault, &str); 17] = [
+pub(crate) const FAULTS: [(Fault, &str); 18] = [
     (Fault::Kills, "kills"),
     (Fault::Dies, "dies"),
     (Fault::PowerCuts, "power"),
@@ -56,6 +58,7 @@ pub(crate) const FAULTS: [(Fault, &str); 17] = [
     (Fault::DiskFull, "full"),
     (Fault::StoreLost, "store"),
     (Fault::StoreSlow, "rows"),
+    (Fault::StoreFull, "norows"),
     (Fault::ClockJumps, "clock"),
     (Fault::Losses, "losses"),
     (Fault::Delays, "delays"),

@@ -10,6 +10,7 @@ use eventlog::{OpenError, Reader, SegmentLog, SimulatedDisk};
 use kit::Clock;
 use orchestrator::config::Config;
 use orchestrator::stepped::Stepped;
+use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 use tests::chance::Chance;
 use tokio::runtime::Runtime;
@@ -157,6 +158,23 @@ impl Process {
                 std::fs::write(path, bytes).expect("state.db is spoilt");
             }
         }
+    }
+
+    /// From here on no handover to state.db succeeds, or each does again.
+    pub(crate) fn refuse_rows(&self, refuse: bool) {
+        let statement = match refuse {
+            true => {
+                "CREATE TRIGGER IF NOT EXISTS refuse BEFORE UPDATE ON mark
+                 BEGIN SELECT RAISE(ABORT, 'no room'); END"
+            }
+            false => "DROP TRIGGER IF EXISTS refuse",
+        };
+        let opened = Connection::open_with_flags(
+            self.path(STORE_FILES[0]),
+            OpenFlags::SQLITE_OPEN_READ_WRITE,
+        );
+        // Where it is gone or spoilt, there is nothing to be refused.
+        let _ = opened.and_then(|connection| connection.execute_batch(statement));
     }
 
     fn path(&self, name: &str) -> PathBuf {

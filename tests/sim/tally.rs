@@ -17,6 +17,7 @@ pub(crate) struct Tally {
     pub(crate) failures: u64,
     pub(crate) full_disks: u64,
     pub(crate) lost_stores: u64,
+    pub(crate) full_stores: u64,
     pub(crate) jumps: u64,
     pub(crate) lost_messages: u64,
     pub(crate) doubled: u64,
@@ -48,6 +49,7 @@ impl Tally {
         self.failures += other.failures;
         self.full_disks += other.full_disks;
         self.lost_stores += other.lost_stores;
+        self.full_stores += other.full_stores;
         self.jumps += other.jumps;
         self.lost_messages += other.lost_messages;
         self.doubled += other.doubled;
@@ -82,7 +84,7 @@ impl std::fmt::Display for Tally {
             f,
             "{} seeds, {} transactions, {} events in {} turns, {} handovers to state.db; {} starts after \
              {} kills, {} deaths within a turn, {} power cuts, {} failed syncs or stores; {} full disks, \
-             {} spoilt or lost state.db, {} jumps of the clock; {} messages lost, {} doubled, {} streams \
+             {} spoilt or lost state.db, {} without room; {} jumps of the clock; {} messages lost, {} doubled, {} streams \
              cut; {} hosts crashed, {} lies; {} commands lost, {} results refused, {} transactions \
              carried past a trim; {} waits, {} streams of starts and {} watches to their ends",
             self.seeds,
@@ -97,6 +99,7 @@ impl std::fmt::Display for Tally {
             self.failures,
             self.full_disks,
             self.lost_stores,
+            self.full_stores,
             self.jumps,
             self.lost_messages,
             self.doubled,

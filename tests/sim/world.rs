@@ -51,6 +51,8 @@ pub(crate) enum What {
     Fault,
     /// The disk has room again.
     Room,
+    /// state.db can be written again.
+    RoomForRows,
     /// The orchestrator starts again.
     Restart,
 }
@@ -231,6 +233,7 @@ impl World {
             What::Done(at, life, result) => self.done(at, life, *result),
             What::Fault => self.fault(),
             What::Room => self.room(),
+            What::RoomForRows => self.process.refuse_rows(false),
             What::Restart => self.restart(),
         }
     }

@@ -83,6 +83,8 @@ struct Stepped {
     writer: Writer,
     take: Receiver<Handover>,
     answer: Sender<Stored>,
+    /// What could not be written yet.
+    failed: Option<Handover>,
 }
 
 impl StoreThread {
@@ -115,6 +117,7 @@ impl StoreThread {
                     writer,
                     take,
                     answer,
+                    failed: None,
                 });
             }
         }
@@ -149,31 +152,35 @@ impl StoreThread {
     pub(crate) fn wait(&mut self) -> Option<Stored> {
         self.step();
         loop {
+            if self.is_failing() && self.stored.is_empty() {
+                return None;
+            }
             match self.stored.recv_timeout(LOOK_INTERVAL) {
                 Ok(stored) => return Some(stored),
-                Err(RecvTimeoutError::Timeout) if self.is_failing() => return None,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Some(Stored::ended()),
             }
         }
     }
 
-    /// Writes what was handed over, where no thread does; whether there was anything.
+    /// Writes what was handed over, where no thread does; whether something was written.
     pub(crate) fn step(&mut self) -> bool {
         let Some(stepped) = &mut self.stepped else {
             return false;
         };
-        let Ok(handover) = stepped.take.try_recv() else {
+        let waiting = stepped.failed.take();
+        let Some(handover) = waiting.or_else(|| stepped.take.try_recv().ok()) else {
             return false;
         };
-        let answer = stepped
-            .writer
-            .write_until_it_is_there(&handover, &stepped.take);
-        if let Some(answer) = answer {
+        let stored = stepped.writer.try_to_write(&handover);
+        match stored {
             // The driver holds the other end.
-            let _ = stepped.answer.send(answer);
+            Some(stored) => stepped.answer.send(stored).is_ok(),
+            None => {
+                stepped.failed = Some(handover);
+                false
+            }
         }
-        true
     }
 
     /// Ends the writer; what was handed over is still written.
@@ -211,8 +218,14 @@ struct Writer {
 impl Writer {
     fn run(mut self, take: &Receiver<Handover>, answer: &Sender<Stored>) {
         while let Ok(handover) = take.recv() {
-            let Some(stored) = self.write_until_it_is_there(&handover, take) else {
-                return;
+            let stored = loop {
+                if let Some(stored) = self.try_to_write(&handover) {
+                    break stored;
+                }
+                // Nobody hands over before the answer, so all that can come is the driver's end.
+                if let Err(RecvTimeoutError::Disconnected) = take.recv_timeout(RETRY_DELAY) {
+                    return;
+                }
             };
             let damaged = matches!(stored, Stored::Damaged(_));
             if answer.send(stored).is_err() || damaged {
@@ -221,36 +234,21 @@ impl Writer {
         }
     }
 
-    /// Tries until it succeeds; none when the driver has gone meanwhile.
-    fn write_until_it_is_there(
-        &mut self,
-        handover: &Handover,
-        take: &Receiver<Handover>,
-    ) -> Option<Stored> {
-        let mut said = false;
-        loop {
-            let error = match self.write(handover) {
-                Ok(()) => {
-                    self.failing.store(false, Ordering::Relaxed);
-                    return Some(Stored::Applied(handover.applied));
-                }
-                Err(error) => error,
-            };
-            if error.is_damage() {
-                let aside = self.place.set_aside();
-                tracing::error!(%error, ?aside, "state.db is damaged and set aside");
-                return Some(Stored::Damaged(error.to_string()));
-            }
-            self.failing.store(true, Ordering::Relaxed);
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(%error, "state.db cannot be written and is tried again each second");
-            }
-            // Nobody hands over before the answer, so all that can come is the driver's end.
-            match take.recv_timeout(RETRY_DELAY) {
-                Err(RecvTimeoutError::Timeout) | Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
+    /// None: it failed, and is to be tried again.
+    fn try_to_write(&mut self, handover: &Handover) -> Option<Stored> {
+        let Err(error) = self.write(handover) else {
+            self.failing.store(false, Ordering::Relaxed);
+            return Some(Stored::Applied(handover.applied));
+        };
+        if error.is_damage() {
+            let aside = self.place.set_aside();
+            tracing::error!(%error, ?aside, "state.db is damaged and set aside");
+            return Some(Stored::Damaged(error.to_string()));
         }
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "state.db cannot be written and is tried again each second");
+        }
+        None
     }
 
     fn write(&mut self, handover: &Handover) -> Result<(), StoreError> {
