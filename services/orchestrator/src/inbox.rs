@@ -1,7 +1,8 @@
 //! What reaches the driver: one closed enum, through one bounded queue.
 //!
-//! Places in the queue are taken before anything is put there, the more the larger its payloads are. Requests that find none are refused
-//! at once; hosts wait for one, since their results must not be lost. Nothing here decides.
+//! Places in the queue are taken before anything is put there, more of them for large payloads. Requests
+//! that find none are refused at once; hosts wait, since their results must not be lost. Nothing here
+//! decides.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -281,3 +281,52 @@ async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() 
     tests::record::assert_sound(&suite.events().await);
     assert!(suite.orchestrator.stop().await.success());
 }
+
+/// More than a replay writes at once, and nothing of it can be written.
+#[tokio::test]
+async fn a_start_over_a_long_tail_on_a_full_disk_serves_what_it_holds() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("orchestrator");
+    let Some(disk) = SmallDisk::mount(&data, 100) else {
+        return;
+    };
+    let mut suite = Suite::builder()
+        .data(&data)
+        .without_monitor()
+        .setting("orchestrator", "log.segment_bytes", "4MiB")
+        .setting("orchestrator", "log.reserve_bytes", "8MiB")
+        .setting("orchestrator", "store.write_interval", "1h")
+        .start()
+        .await;
+    let client = suite.client();
+    let input = json!({ "data": "x".repeat(400_000) });
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        let started = client.start("three_noops", &input).await;
+        ids.push(started.expect("it starts").transaction_id);
+    }
+    for id in &ids {
+        client.wait_for_end(id, PATIENCE).await.expect("it ends");
+    }
+    suite.orchestrator.kill();
+    disk.fill();
+    suite.orchestrator.start_ready().await;
+    let said = suite.orchestrator.printed();
+    assert!(said.contains("state.db cannot be written"), "{said}");
+    for id in &ids {
+        let found = client.status(id).await.expect("it is there");
+        assert_eq!(found.state(), TransactionState::Completed);
+    }
+    disk.resize(200);
+    // What could not be written is, and leaves memory.
+    until("it to work again", PATIENCE, async || {
+        let again = client.start("three_noops", &input).await;
+        again.map_err(|error| error.to_string())
+    })
+    .await;
+    for id in &ids {
+        let found = client.status(id).await.expect("it is there");
+        assert_eq!(found.state(), TransactionState::Completed);
+    }
+    assert!(suite.orchestrator.stop().await.success());
+}

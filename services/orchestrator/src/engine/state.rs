@@ -355,7 +355,8 @@ impl State {
             return;
         };
         let transaction = self.transactions.remove(slot);
-        self.payload_bytes -= transaction.payload_bytes();
+        let bytes = transaction.payload_bytes();
+        self.payload_bytes = self.payload_bytes.saturating_sub(bytes);
         if let Some(key) = transaction.idempotency_key()
             && let Some(keys) = self.keys.get_mut(transaction.workflow())
         {
