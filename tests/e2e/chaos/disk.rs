@@ -1,17 +1,18 @@
 //! A sync that fails, a disk that is slow, a disk that is full.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use multiagents_client::{Start, Workflow};
 use proto::event::{CommandEvent, HostEvent, Kind};
 use proto::wire::TransactionState;
 use serde_json::json;
-use tests::Suite;
 use tests::chance::Chance;
 use tests::faults::{Fault, SmallDisk, Strace};
 use tests::process::resident_mebibytes;
 use tests::rounds::{progress, rounds};
 use tests::wait::{PATIENCE, until};
+use tests::{Suite, SuiteBuilder};
 
 use super::Chaos;
 
@@ -142,6 +143,14 @@ async fn a_write_without_room_is_refused_and_the_next_one_goes_on() {
     chaos.compare().await;
 }
 
+/// A suite whose orchestrator has its data there, and a log made for a small disk.
+fn on(data: &Path) -> SuiteBuilder {
+    Suite::builder()
+        .data(data)
+        .setting("orchestrator", "log.segment_bytes", "4MiB")
+        .setting("orchestrator", "log.reserve_bytes", "8MiB")
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is_room() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -149,12 +158,7 @@ async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is
     let Some(disk) = SmallDisk::mount(&data, 40) else {
         return;
     };
-    let mut suite = Suite::builder()
-        .data(&data)
-        .setting("orchestrator", "log.segment_bytes", "4MiB")
-        .setting("orchestrator", "log.reserve_bytes", "8MiB")
-        .start()
-        .await;
+    let mut suite = on(&data).start().await;
     let (client, id) = (suite.client(), suite.orchestrator.id());
     let slow = client.start("one_slow", &json!({ "data": "x" })).await;
     let slow = slow.expect("it starts").transaction_id;
@@ -196,11 +200,8 @@ async fn where_state_db_finds_no_room_what_runs_ends_and_a_stop_and_a_start_succ
     let Some(disk) = SmallDisk::mount(&data, 40) else {
         return;
     };
-    let mut suite = Suite::builder()
-        .data(&data)
+    let mut suite = on(&data)
         .without_monitor()
-        .setting("orchestrator", "log.segment_bytes", "4MiB")
-        .setting("orchestrator", "log.reserve_bytes", "8MiB")
         .setting("orchestrator", "store.unwritten_max", "10")
         .start()
         .await;
@@ -248,12 +249,7 @@ async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() 
     let Some(disk) = SmallDisk::mount(&data, 40) else {
         return;
     };
-    let mut suite = Suite::builder()
-        .data(&data)
-        .setting("orchestrator", "log.segment_bytes", "4MiB")
-        .setting("orchestrator", "log.reserve_bytes", "8MiB")
-        .start()
-        .await;
+    let mut suite = on(&data).start().await;
     let (client, id) = (suite.client(), suite.orchestrator.id());
     let large_at_last = Workflow::new("large_at_last")
         .step(("wait", "slow_processor"))
@@ -290,11 +286,8 @@ async fn a_start_over_a_long_tail_on_a_full_disk_serves_what_it_holds() {
     let Some(disk) = SmallDisk::mount(&data, 100) else {
         return;
     };
-    let mut suite = Suite::builder()
-        .data(&data)
+    let mut suite = on(&data)
         .without_monitor()
-        .setting("orchestrator", "log.segment_bytes", "4MiB")
-        .setting("orchestrator", "log.reserve_bytes", "8MiB")
         .setting("orchestrator", "store.write_interval", "1h")
         .start()
         .await;
