@@ -130,33 +130,46 @@ fn task(process: u32, thread: &str) -> u32 {
 
 /// A small disk of its own, gone when it is dropped.
 #[derive(Debug)]
-pub struct SmallDisk(PathBuf);
+pub struct SmallDisk {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
 
 impl SmallDisk {
-    /// Mounts one of so many MiB at `path`, which is made; none where that is not allowed.
-    pub fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(path).expect("a directory");
+    /// Mounts one of so many MiB somewhere; none where that is not allowed.
+    pub fn mount(mebibytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        std::fs::create_dir(&path).expect("a directory");
         let size = format!("size={mebibytes}m,mode=0700");
         let mounted = run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(path));
+            .arg(&path));
         if !mounted {
             skipped("a tmpfs can't be mounted here");
             return None;
         }
-        Some(Self(path.to_owned()))
+        Some(Self {
+            path,
+            _directory: directory,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives it another size.
     pub fn resize(&self, mebibytes: u32) {
         let size = format!("remount,size={mebibytes}m");
-        let resized = run(Command::new("mount").args(["-o", &size]).arg(&self.0));
+        let resized = run(Command::new("mount").args(["-o", &size]).arg(&self.path));
         assert!(resized, "it can be remounted");
     }
 
     /// Takes all the room that is left.
     pub fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file");
+        let mut file = std::fs::File::create(self.path.join("filler")).expect("a file");
         let full = std::iter::repeat_with(|| file.write_all(&[0; 4096])).find_map(Result::err);
         let full = full.map(|error| error.kind());
         assert_eq!(full, Some(std::io::ErrorKind::StorageFull));
@@ -165,7 +178,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        run(Command::new("umount").arg("-l").arg(&self.0));
+        run(Command::new("umount").arg("-l").arg(&self.path));
     }
 }
 

@@ -1,9 +1,8 @@
 //! A sync that fails, a disk that is slow, a disk that is full.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use multiagents_client::{Start, Workflow};
+use multiagents_client::{Client, Start, Workflow};
 use proto::event::{CommandEvent, HostEvent, Kind};
 use proto::wire::TransactionState;
 use serde_json::json;
@@ -144,21 +143,46 @@ async fn a_write_without_room_is_refused_and_the_next_one_goes_on() {
 }
 
 /// A suite whose orchestrator has its data there, and a log made for a small disk.
-fn on(data: &Path) -> SuiteBuilder {
+fn on(disk: &SmallDisk) -> SuiteBuilder {
     Suite::builder()
-        .data(data)
+        .data(disk.path())
         .setting("orchestrator", "log.segment_bytes", "4MiB")
         .setting("orchestrator", "log.reserve_bytes", "8MiB")
 }
 
+async fn begun(client: &Client, workflow: &str, count: usize, bytes: usize) -> Vec<String> {
+    let input = json!({ "data": "x".repeat(bytes) });
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let started = client.start(workflow, &input).await;
+        ids.push(started.expect("it starts").transaction_id);
+    }
+    ids
+}
+
+async fn all_complete(client: &Client, ids: &[String]) {
+    for id in ids {
+        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
+        assert_eq!(ended.state(), TransactionState::Completed);
+    }
+}
+
+async fn works_again(client: &Client) {
+    until("it to work again", PATIENCE, async || {
+        let again = client
+            .execute_and_wait("three_noops", &json!({}), PATIENCE)
+            .await;
+        again.map_err(|error| error.to_string())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is_room() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("orchestrator");
-    let Some(disk) = SmallDisk::mount(&data, 40) else {
+    let Some(disk) = SmallDisk::mount(40) else {
         return;
     };
-    let mut suite = on(&data).start().await;
+    let mut suite = on(&disk).start().await;
     let (client, id) = (suite.client(), suite.orchestrator.id());
     let slow = client.start("one_slow", &json!({ "data": "x" })).await;
     let slow = slow.expect("it starts").transaction_id;
@@ -180,14 +204,7 @@ async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is
     suite.monitor_caught_up().await;
 
     disk.resize(160);
-    let ended = until("it to work again", PATIENCE, async || {
-        let again = client
-            .execute_and_wait("three_noops", &json!({}), PATIENCE)
-            .await;
-        again.map_err(|error| error.to_string())
-    })
-    .await;
-    assert_eq!(ended.state(), TransactionState::Completed);
+    works_again(&client).await;
     assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
     assert!(suite.orchestrator.stop().await.success());
 }
@@ -195,48 +212,29 @@ async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is
 /// What the log has kept in reserve ends work; state.db has none, and nobody waits for it.
 #[tokio::test]
 async fn where_state_db_finds_no_room_what_runs_ends_and_a_stop_and_a_start_succeed() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("orchestrator");
-    let Some(disk) = SmallDisk::mount(&data, 40) else {
+    let Some(disk) = SmallDisk::mount(40) else {
         return;
     };
-    let mut suite = on(&data)
+    let mut suite = on(&disk)
         .without_monitor()
         .setting("orchestrator", "store.unwritten_max", "10")
         .start()
         .await;
     let client = suite.client();
     // More than state.db's WAL has room for already.
-    let input = json!({ "data": "x".repeat(4_000) });
-    let mut ids = Vec::new();
-    for _ in 0..200 {
-        let started = client.start("one_slow", &input).await;
-        ids.push(started.expect("it starts").transaction_id);
-    }
+    let ids = begun(&client, "one_slow", 200, 4_000).await;
     disk.fill();
-    for id in &ids {
-        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
-        assert_eq!(ended.state(), TransactionState::Completed);
-    }
-    let refused = client.start("one_slow", &input).await;
+    all_complete(&client, &ids).await;
+    let refused = client.start("one_slow", &json!({})).await;
     assert_eq!(refused.expect_err("no room").reason(), "STORE_FULL");
     let said = suite.orchestrator.printed();
     assert!(said.contains("state.db cannot be written"), "{said}");
 
     assert!(suite.orchestrator.stop().await.success());
     suite.orchestrator.start_ready().await;
-    for id in &ids {
-        let found = client.status(id).await.expect("it is there");
-        assert_eq!(found.state(), TransactionState::Completed);
-    }
+    all_complete(&client, &ids).await;
     disk.resize(160);
-    until("it to work again", PATIENCE, async || {
-        let again = client
-            .execute_and_wait("three_noops", &json!({}), PATIENCE)
-            .await;
-        again.map_err(|error| error.to_string())
-    })
-    .await;
+    works_again(&client).await;
     tests::record::assert_sound(&suite.events().await);
     assert!(suite.orchestrator.stop().await.success());
 }
@@ -244,23 +242,16 @@ async fn where_state_db_finds_no_room_what_runs_ends_and_a_stop_and_a_start_succ
 /// Results are taken to the last byte; then they wait with their host.
 #[tokio::test]
 async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("orchestrator");
-    let Some(disk) = SmallDisk::mount(&data, 40) else {
+    let Some(disk) = SmallDisk::mount(40) else {
         return;
     };
-    let mut suite = on(&data).start().await;
+    let mut suite = on(&disk).start().await;
     let (client, id) = (suite.client(), suite.orchestrator.id());
     let large_at_last = Workflow::new("large_at_last")
         .step(("wait", "slow_processor"))
         .step(("say", "echo"));
     client.register(large_at_last).await.expect("a workflow");
-    let input = json!({ "data": "x".repeat(200_000) });
-    let mut ids = Vec::new();
-    for _ in 0..50 {
-        let started = client.start("large_at_last", &input).await;
-        ids.push(started.expect("it starts").transaction_id);
-    }
+    let ids = begun(&client, "large_at_last", 50, 200_000).await;
     disk.fill();
     until("batches to be refused", PATIENCE, async || {
         let printed = suite.orchestrator.printed();
@@ -269,10 +260,7 @@ async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() 
     })
     .await;
     disk.resize(160);
-    for id in &ids {
-        let ended = client.wait_for_end(id, PATIENCE).await.expect("it ends");
-        assert_eq!(ended.state(), TransactionState::Completed);
-    }
+    all_complete(&client, &ids).await;
     assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
     tests::record::assert_sound(&suite.events().await);
     assert!(suite.orchestrator.stop().await.success());
@@ -281,45 +269,25 @@ async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() 
 /// More than a replay writes at once, and nothing of it can be written.
 #[tokio::test]
 async fn a_start_over_a_long_tail_on_a_full_disk_serves_what_it_holds() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let data = directory.path().join("orchestrator");
-    let Some(disk) = SmallDisk::mount(&data, 100) else {
+    let Some(disk) = SmallDisk::mount(100) else {
         return;
     };
-    let mut suite = on(&data)
+    let mut suite = on(&disk)
         .without_monitor()
         .setting("orchestrator", "store.write_interval", "1h")
         .start()
         .await;
     let client = suite.client();
-    let input = json!({ "data": "x".repeat(400_000) });
-    let mut ids = Vec::new();
-    for _ in 0..100 {
-        let started = client.start("three_noops", &input).await;
-        ids.push(started.expect("it starts").transaction_id);
-    }
-    for id in &ids {
-        client.wait_for_end(id, PATIENCE).await.expect("it ends");
-    }
+    let ids = begun(&client, "three_noops", 100, 400_000).await;
+    all_complete(&client, &ids).await;
     suite.orchestrator.kill();
     disk.fill();
     suite.orchestrator.start_ready().await;
     let said = suite.orchestrator.printed();
     assert!(said.contains("state.db cannot be written"), "{said}");
-    for id in &ids {
-        let found = client.status(id).await.expect("it is there");
-        assert_eq!(found.state(), TransactionState::Completed);
-    }
+    all_complete(&client, &ids).await;
     disk.resize(200);
-    // What could not be written is, and leaves memory.
-    until("it to work again", PATIENCE, async || {
-        let again = client.start("three_noops", &input).await;
-        again.map_err(|error| error.to_string())
-    })
-    .await;
-    for id in &ids {
-        let found = client.status(id).await.expect("it is there");
-        assert_eq!(found.state(), TransactionState::Completed);
-    }
+    works_again(&client).await;
+    all_complete(&client, &ids).await;
     assert!(suite.orchestrator.stop().await.success());
 }

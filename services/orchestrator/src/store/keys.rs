@@ -15,7 +15,7 @@ use proto::id::WorkflowName;
 /// Keys that the first part of the filter is made for; each further part takes twice as many.
 const FIRST_KEYS: u64 = 1 << 16;
 /// A block takes so many: 24 bits for each. A false yes costs a look-up in each stretch of the log that the
-/// part has keys of, a millisecond where these are fifty, so it has to be rare.
+/// part has keys of, dozens among millions of transactions, so it has to be rare.
 const KEYS_PER_BLOCK: u64 = 21;
 /// Odd numbers, one for each word of a block, each of which makes another bit of the same hash.
 const SALTS: [u64; 8] = [
