@@ -17,7 +17,7 @@ use crate::fold::Folds;
 const MAGIC: &[u8; 8] = b"MAMONSNP";
 /// Raised whenever a fold's state changes its form; others are refolded from an older snapshot or
 /// from the log.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 const HEADER_BYTES: usize = 8 + 4 + 4 + 16 + 8;
 const EXTENSION: &str = "snapshot";
 /// How many snapshots are kept: the oldest for verifying, the newest for restarting.

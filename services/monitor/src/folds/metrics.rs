@@ -172,7 +172,7 @@ impl Cell {
 }
 
 impl Bucket for Machines {
-    fn absorb(&mut self, other: &Self, _: usize) {
+    fn absorb(&mut self, other: &Self, _: i64, _: usize) {
         for (machine, cell) in &other.machines {
             self.machines
                 .entry(machine.clone())

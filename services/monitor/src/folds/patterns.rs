@@ -63,7 +63,7 @@ pub struct Patterns {
 struct Counts(BTreeMap<(u32, NameId), u64>);
 
 impl Bucket for Counts {
-    fn absorb(&mut self, other: &Self, _: usize) {
+    fn absorb(&mut self, other: &Self, _: i64, _: usize) {
         for (key, count) in &other.0 {
             *self.0.entry(*key).or_default() += count;
         }

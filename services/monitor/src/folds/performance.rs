@@ -121,7 +121,7 @@ struct Cell {
 }
 
 impl Bucket for Cells {
-    fn absorb(&mut self, other: &Self, _: usize) {
+    fn absorb(&mut self, other: &Self, _: i64, _: usize) {
         for (subject, cell) in &other.0 {
             let target = self.0.entry(*subject).or_default();
             for (sum, count) in target.outcomes.iter_mut().zip(cell.outcomes) {

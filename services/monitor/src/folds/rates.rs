@@ -49,11 +49,13 @@ struct Cell {
     /// Events by type, those that came.
     types: Vec<(TypeNumber, u64)>,
     latency: Histogram,
-    /// The most events in ten seconds; in buckets of a minute and more.
-    peak: u64,
-    /// Ten seconds that are being counted there, as events come late.
-    late: (i64, u64),
+    /// In buckets of a minute and more, tens of seconds and their events: the fullest ones, which are
+    /// all that a minute has. In an hour's an event that comes late may find its ten forgotten.
+    tens: Vec<(i64, u64)>,
 }
+
+/// So many tens of seconds are kept in a bucket: a minute's.
+const TENS_KEPT: usize = 6;
 
 impl Cell {
     fn count(&mut self, number: TypeNumber, events: u64) {
@@ -69,10 +71,23 @@ impl Cell {
     fn events(&self) -> u64 {
         self.types.iter().map(|(_, count)| count).sum()
     }
+
+    /// Counts events of ten seconds.
+    fn fill(&mut self, ten: i64, events: u64) {
+        if let Some((_, count)) = self.tens.iter_mut().find(|(kept, _)| *kept == ten) {
+            *count += events;
+            return;
+        }
+        if self.tens.len() == TENS_KEPT {
+            let least = (0..TENS_KEPT).min_by_key(|at| self.tens[*at].1);
+            least.map(|at| self.tens.swap_remove(at));
+        }
+        self.tens.push((ten, events));
+    }
 }
 
 impl Bucket for Cells {
-    fn absorb(&mut self, other: &Self, tier: usize) {
+    fn absorb(&mut self, other: &Self, start: i64, tier: usize) {
         for (subject, cell) in &other.0 {
             if tier > 1 && matches!(subject, Subject::Pair(..)) {
                 continue;
@@ -82,9 +97,11 @@ impl Bucket for Cells {
                 target.count(*number, *count);
             }
             target.latency.merge(&cell.latency);
-            if tier > 1 {
-                let peak = if tier == 2 { cell.events() } else { cell.peak };
-                target.peak = target.peak.max(peak);
+            if tier == 2 {
+                target.fill(start.div_euclid(WIDTHS[1]), cell.events());
+            }
+            for (ten, events) in &cell.tens {
+                target.fill(*ten, *events);
             }
         }
     }
@@ -276,9 +293,7 @@ impl Rates {
                     cell.latency.record(*us);
                 }
                 if tier > 1 {
-                    let late = if cell.late.0 == ten { cell.late.1 } else { 0 };
-                    cell.late = (ten, late + events);
-                    cell.peak = cell.peak.max(cell.late.1);
+                    cell.fill(ten, events);
                 }
             };
             add(Subject::All, Subject::All);
@@ -336,12 +351,12 @@ impl Rates {
             if tier < 2 {
                 *tens.entry(start.div_euclid(WIDTHS[1])).or_default() += cell.events();
             } else {
-                figures.peak_in_ten_seconds = figures.peak_in_ten_seconds.max(cell.peak);
+                for (ten, events) in &cell.tens {
+                    *tens.entry(*ten).or_default() += events;
+                }
             }
         }
-        figures.peak_in_ten_seconds = tens
-            .into_values()
-            .fold(figures.peak_in_ten_seconds, u64::max);
+        figures.peak_in_ten_seconds = tens.into_values().max().unwrap_or(0);
         figures.latency = latency.summary();
         figures
     }

@@ -18,8 +18,8 @@ const SPANS: [i64; 3] = [600, 7_200, 86_400];
 
 /// What a bucket holds.
 pub trait Bucket: Clone + Default {
-    /// Takes in all of `other`, a bucket of the tier below this one's.
-    fn absorb(&mut self, other: &Self, tier: usize);
+    /// Takes in all of `other`, the bucket that begins at this second in the tier below this one's.
+    fn absorb(&mut self, other: &Self, start: i64, tier: usize);
 }
 
 /// Buckets over time.
@@ -87,7 +87,7 @@ impl<B: Bucket> Tiers<B> {
             let coarser = Arc::make_mut(&mut self.tiers[tier + 1]);
             for (start, bucket) in old {
                 let target = coarser.entry(floor(start, WIDTHS[tier + 1])).or_default();
-                Arc::make_mut(target).absorb(&bucket, tier + 1);
+                Arc::make_mut(target).absorb(&bucket, start, tier + 1);
             }
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     struct Times(Vec<i64>);
 
     impl Bucket for Times {
-        fn absorb(&mut self, other: &Self, _: usize) {
+        fn absorb(&mut self, other: &Self, _: i64, _: usize) {
             self.0.extend(&other.0);
         }
     }

@@ -99,6 +99,29 @@ fn series_past_the_bound_are_counted_together() {
     assert!(report.workers["(other)"].0.executions() >= 14);
 }
 
+/// A source may be hours behind, or two of them, and tell of the same ten seconds more than once.
+#[test]
+fn the_fullest_ten_seconds_count_what_comes_late_and_by_turns() {
+    let begun = |start_us: i64| Run {
+        start_us,
+        workflow: 0,
+        worker: 0,
+        host: 0,
+        wait_us: 0,
+        run_us: 0,
+        end: End::Completed,
+    };
+    let two = [begun(BEGIN), begun(BEGIN + 10_000_000)].map(|run| run.events(0));
+    let by_turns = two[0].iter().zip(&two[1]).flat_map(|(a, b)| [a, b]);
+    let mut late: Vec<Event> = begun(BEGIN + 3 * 3_600_000_000).events(1);
+    late.truncate(2);
+    late.extend(by_turns.cloned());
+    let folds = fold(&entries(&late, 2, &Settings::default()));
+    let figures = folds.rates.figures(BEGIN, Filter::default());
+    assert_eq!(figures.events(), 16);
+    assert_eq!(figures.peak_in_ten_seconds, 7);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
