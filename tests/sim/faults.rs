@@ -14,11 +14,11 @@ impl World {
         }
         let pause = self.chance.within(200_000, 8_000_000);
         self.after(pause, What::Fault);
-        let (fault, _) = *self.chance.pick(&crate::plan::FAULTS);
-        if !self.has(fault) {
+        let faults = self.plan.faults();
+        if faults.is_empty() {
             return;
         }
-        match fault {
+        match *self.chance.pick(&faults) {
             Fault::Kills if self.process.running.is_some() => {
                 self.tally.kills += 1;
                 self.end_process(StoreFate::Kept);

@@ -108,7 +108,13 @@ impl Plan {
         bit.is_some_and(|bit| self.faults >> bit & 1 == 1)
     }
 
-    /// The faults that are on, by name.
+    /// The faults that are on.
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        let all = FAULTS.iter().map(|(fault, _)| *fault);
+        all.filter(|fault| self.has(*fault)).collect()
+    }
+
+    /// The same by name.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         let on = FAULTS.iter().filter(|(fault, _)| self.has(*fault));
         on.map(|(_, name)| *name).collect()
