@@ -68,6 +68,7 @@ async fn measure(file: &Path, parts: &[&str]) -> Result<()> {
     // What is still to be written back would slow every sync.
     rustix::fs::sync();
     limits::disk(&mut report).context("the disk's limits")?;
+    limits::loopback(&mut report).context("the loopback's limit")?;
     limits::calls(&mut report)
         .await
         .context("the calls' limits")?;

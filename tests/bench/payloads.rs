@@ -1,4 +1,5 @@
-//! Payloads of 64 KiB: how much of what the disk can take the log gets.
+//! Payloads of 64 KiB: how much of what the disk can take the log gets, and how much of what the
+//! loopback can carry goes between the processes.
 
 use std::process::{Child, Command, Stdio};
 
@@ -18,6 +19,9 @@ const WORKER: &str = "large_result";
 const PAYLOAD_BYTES: usize = 64 << 10;
 const STEPS: u32 = 3;
 const IN_FLIGHT: usize = 32;
+/// So many payloads go over a socket for each workflow: its start, what each step's command and
+/// result carry, and the answer with all that came of it.
+const MOVED: u32 = 1 + STEPS * (STEPS + 1) / 2 + STEPS + (1 + STEPS);
 
 /// Offers a worker whose results are large, until it is killed.
 pub(crate) async fn host(address: &str) -> Result<()> {
@@ -72,6 +76,10 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     report.add("payload_64k_mb_per_second", logged, "MB/s");
     if let Some(limit) = report.value("limit_synced_write_mb_per_second") {
         report.add("payload_64k_ratio", logged / limit, "");
+    }
+    if let Some(limit) = report.value("limit_loopback_mb_per_second") {
+        let moved = logged / f64::from(1 + STEPS) * f64::from(MOVED);
+        report.add("payload_64k_loopback_ratio", moved / limit, "");
     }
     check(&suite.client(), &[&warm, &done], STEPS).await
 }
