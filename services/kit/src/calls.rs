@@ -26,6 +26,7 @@ use crate::refusals;
 use crate::routes::Routes;
 use crate::service::Limits;
 use crate::status::ErrorDomain;
+use crate::unread::UnreadCounter;
 
 /// Everything that calls share.
 pub(crate) struct Calls {
@@ -51,15 +52,23 @@ pub(crate) struct Method {
     /// Whether its calls are under no server timeout. Health's are not either: it must be heard when
     /// all places for calls are taken.
     pub(crate) lasting: bool,
+    /// Whether it takes or gives a stream.
+    pub(crate) streaming: bool,
     pub(crate) counters: Arc<MethodCounters>,
 }
 
 impl Calls {
-    pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Outgoing> {
+    pub(crate) async fn answer(
+        &self,
+        mut request: Request<Body>,
+        unread: &UnreadCounter,
+    ) -> Response<Outgoing> {
         let arrived_at = Instant::now();
         let path = request.uri().path();
         let own = Methods::is_own(path);
-        let (path, lasting, counters) = match self.methods.get(path) {
+        let method = self.methods.get(path);
+        let streaming = method.is_some_and(|method| method.streaming);
+        let (path, lasting, counters) = match method {
             Some(method) => (method.path.clone(), method.lasting, &method.counters),
             None => (path.into(), own, &self.unknown),
         };
@@ -84,6 +93,9 @@ impl Calls {
         let limit = own_limit.into_iter().chain(server_limit).min();
         if own_limit.is_some_and(|limit| arrived_at.elapsed() >= limit) {
             return refuse(&call, &self.deadline_passed(limit, own_limit));
+        }
+        if streaming {
+            request.extensions_mut().insert(unread.clone());
         }
         let called = CatchPanic(self.routes.call(request));
         let answered = tokio::select! {

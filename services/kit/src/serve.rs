@@ -37,6 +37,7 @@ use crate::pages::{self, Pages};
 use crate::refusals;
 use crate::service::{Exposure, Limits, Readiness, Service};
 use crate::status::{self, ErrorDomain};
+use crate::unread::{Connection, Unread, UnreadCounter};
 
 /// How long connections get to write their last frames once every call has ended.
 const LAST_FRAMES: Duration = Duration::from_secs(1);
@@ -152,6 +153,7 @@ struct Server {
     health_names: Vec<&'static str>,
     readiness: watch::Receiver<Readiness>,
     connections: TaskTracker,
+    unread: Arc<Unread>,
     draining: CancellationToken,
 }
 
@@ -176,6 +178,7 @@ impl Server {
             let method = Method {
                 path: path.into(),
                 lasting: exempt || methods.is_streaming(path) || Methods::is_own(path),
+                streaming: methods.is_streaming(path),
                 counters: counters.of(path).clone(),
             };
             (method.path.clone(), method)
@@ -215,6 +218,7 @@ impl Server {
                 limits.connections_per_address_max,
             ),
             builder: Arc::new(builder(&limits)),
+            unread: Unread::new(limits.unread_bytes_max.0),
             limits,
             health,
             health_names: service.health_names,
@@ -260,7 +264,10 @@ impl Server {
             tracing::debug!(%peer, %error, "the connection was gone before it was accepted");
             return;
         }
-        self.connections.spawn(self.connection(stream, admitted));
+        let unread = self.unread.connection(peer);
+        let counter = unread.counter();
+        let connection = self.connection(stream, admitted, unread);
+        counter.is_of(self.connections.spawn(connection).abort_handle());
     }
 
     /// One connection, until its peer or this server ends it.
@@ -268,6 +275,7 @@ impl Server {
         &self,
         stream: TcpStream,
         admitted: Admitted,
+        unread: Connection,
     ) -> impl Future<Output = ()> + Send + use<> {
         let front = Front {
             calls: self.calls.clone(),
@@ -276,9 +284,14 @@ impl Server {
             let_in: callers::LetIn::default(),
             call_timeout: *self.limits.call_timeout,
         };
+        let counter = unread.counter();
         let respond = service_fn(move |request: Request<Incoming>| {
+            let (front, counter) = (front.clone(), counter.clone());
             // Boxed once, since what carries it is moved several times.
-            let answered = Box::pin(front.clone().answer(request));
+            let answered = Box::pin(async {
+                let response = front.answer(request, &counter).await;
+                counter.answer(response).await
+            });
             async move { Ok::<_, Infallible>(answered.await) }
         });
         let builder = self.builder.clone();
@@ -303,7 +316,7 @@ impl Server {
                     () = async { cut.cancelled().await; tokio::time::sleep(LAST_FRAMES).await } => {}
                 }
             }
-            drop(admitted);
+            drop((admitted, unread));
         }
     }
 
@@ -366,7 +379,11 @@ struct Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Incoming>) -> Response<Outgoing> {
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        unread: &UnreadCounter,
+    ) -> Response<Outgoing> {
         let grpc = is_grpc(request.headers());
         let checked = self
             .let_in
@@ -375,7 +392,8 @@ impl Front {
             return turn_away(&why, grpc, self.calls.domain);
         }
         if grpc {
-            self.calls.answer(request.map(tonic::body::Body::new)).await
+            let request = request.map(tonic::body::Body::new);
+            self.calls.answer(request, unread).await
         } else {
             let page = self.page(request.map(Body::new)).await;
             page.map(Outgoing::Page)

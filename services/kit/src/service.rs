@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
-use crate::config::{HumaneDuration, above_zero};
+use crate::config::{ByteCount, HumaneDuration, above_zero};
 use crate::connections::OpenConnections;
 use crate::routes::Routes;
 use crate::status::ErrorDomain;
@@ -115,6 +115,10 @@ pub struct Limits {
     /// Calls to exempt methods in hand at once.
     #[serde(deserialize_with = "above_zero")]
     pub exempt_calls_max: usize,
+    /// Bytes of answers that callers have not read yet, in all; over it the connection that holds most
+    /// is cut off.
+    #[serde(deserialize_with = "above_zero")]
+    pub unread_bytes_max: ByteCount,
     /// The longest that a call may take before its answer begins.
     #[serde(deserialize_with = "above_zero")]
     pub call_timeout: HumaneDuration,
@@ -164,6 +168,7 @@ impl Default for Limits {
             streams_per_connection_max: 256,
             calls_max: 256,
             exempt_calls_max: 10_000,
+            unread_bytes_max: ByteCount(1 << 30),
             call_timeout: HumaneDuration(Duration::from_secs(30)),
             handshake_timeout: HumaneDuration(Duration::from_secs(5)),
             drain_grace: HumaneDuration(Duration::from_secs(10)),

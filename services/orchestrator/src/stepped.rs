@@ -222,7 +222,7 @@ async fn all_rows(lookup: &Lookup) -> Result<Vec<StoredRow>, Ended> {
         let page = page.map_err(ended)?;
         for listed in page.rows {
             let row = match lookup.get(listed.id).await {
-                Ok(Some(row)) => row,
+                Ok(Some((row, _))) => row,
                 // Its payloads were trimmed, and its row is about to go: nobody is shown it.
                 Ok(None) | Err(StoreError::Log(ReadError::Trimmed { .. })) => continue,
                 Err(error) => return Err(ended(error)),

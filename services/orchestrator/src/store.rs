@@ -26,7 +26,7 @@ use rusqlite::OpenFlags;
 pub(crate) use rusqlite::Connection;
 
 pub(crate) use keys::Keys;
-pub(crate) use reading::{Filter, Found, Known, Lookup};
+pub(crate) use reading::{Filter, Found, InHand, Known, Lookup};
 pub(crate) use row::Row;
 pub(crate) use writing::{Handover, Pace, StoreThread, Stored};
 

@@ -1,14 +1,18 @@
-//! What a peer can do with HTTP/2 and sockets alone: frames without end, and nothing said at all. Memory
-//! stays within its bound, and whoever calls meanwhile is served.
+//! What a peer can do with HTTP/2 and sockets alone: frames without end, nothing said at all, and
+//! answers that are never read. Memory stays within its bound, and whoever calls meanwhile is served.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use multiagents_client::Client;
-use tests::process::resident_mebibytes;
-use tests::wait::{PATIENCE, a_moment, is_long};
-use tests::{Suite, http};
+use prost::Message as _;
+use proto::wire::execute_workflow_request::Payload;
+use proto::wire::orchestrator_service_client::OrchestratorServiceClient;
+use proto::wire::{self, GetStatusRequest, PayloadForm};
+use tests::process::{peak_mebibytes, resident_mebibytes};
+use tests::wait::{self, PATIENCE, a_moment, is_long};
+use tests::{Suite, http, raw};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -37,11 +41,14 @@ fn field(name: &str, value: &str) -> Vec<u8> {
 }
 
 /// The fields of a call.
-fn head() -> Vec<u8> {
+fn head(method: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/multiagents.v1.OrchestratorService/ListWorkflows"),
+        (
+            ":path",
+            &format!("/multiagents.v1.OrchestratorService/{method}"),
+        ),
         (":authority", "localhost"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
@@ -67,6 +74,7 @@ fn bomb() -> Vec<u8> {
     block
 }
 
+const LIST: &str = "ListWorkflows";
 const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
 
@@ -78,17 +86,17 @@ const FLOODS: [Flood; 8] = [
     ("SETTINGS", Vec::new, |_| frame(4, 0, 0, &[])),
     (
         "empty DATA",
-        || frame(1, END_HEADERS, 1, &head()),
+        || frame(1, END_HEADERS, 1, &head(LIST)),
         |_| frame(0, 0, 1, &[]),
     ),
     (
         "CONTINUATION",
-        || frame(1, 0, 1, &head()),
+        || frame(1, 0, 1, &head(LIST)),
         |_| frame(9, 0, 1, &field("a", "b")),
     ),
     ("rapid reset", Vec::new, |number| {
         let stream = 2 * number + 1;
-        let mut both = frame(1, END_HEADERS | END_STREAM, stream, &head());
+        let mut both = frame(1, END_HEADERS | END_STREAM, stream, &head(LIST));
         both.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
         both
     }),
@@ -99,7 +107,7 @@ const FLOODS: [Flood; 8] = [
         frame(0xbe, 0, 0, &[7; 64])
     }),
     ("header bomb", Vec::new, |number| {
-        let mut block = head();
+        let mut block = head(LIST);
         block.extend(bomb());
         frame(1, END_HEADERS | END_STREAM, 2 * number + 1, &block)
     }),
@@ -254,4 +262,116 @@ async fn sockets_that_say_nothing_or_one_byte_at_a_time_are_closed_and_others_ar
     assert!(answered > 0);
     // 10 s are promised; tenfold slack for any machine.
     assert!(closed < Duration::from_secs(100), "{closed:?}");
+}
+
+/// Asks so often for a transaction, lets each stream take `window` bytes of its answer, and reads
+/// nothing; gives the connection.
+async fn ask_and_not_read(
+    address: &str,
+    method: &str,
+    id: &str,
+    window: u32,
+    calls: u32,
+) -> TcpStream {
+    // A WatchTransactionRequest has the same form.
+    let request = GetStatusRequest {
+        transaction_id: id.to_owned(),
+        payload_form: PayloadForm::Json as i32,
+    };
+    let message = request.encode_to_vec();
+    let prefix = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+    let mut asked = PREFACE.to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    asked.extend(frame(
+        4,
+        0,
+        0,
+        &[&[0, 4][..], &window.to_be_bytes()].concat(),
+    ));
+    for number in 0..calls {
+        let stream = 2 * number + 1;
+        asked.extend(frame(1, END_HEADERS, stream, &head(method)));
+        let data = [&prefix[..], &message].concat();
+        asked.extend(frame(0, END_STREAM, stream, &data));
+    }
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(&asked).await.expect("it reads");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_no_answers_is_cut_off_before_they_fill_memory() {
+    const METHODS: [&str; 2] = ["GetStatus", "WatchTransaction"];
+    const CONNECTIONS: usize = 6;
+    const CALLS: u32 = 200;
+    let suite = Suite::builder()
+        .without_monitor()
+        .setting("orchestrator", "server.unread_bytes_max", "64MiB")
+        .start()
+        .await;
+    let (address, client) = (suite.orchestrator.address(), suite.client());
+    let input = serde_json::json!({ "filler": "x".repeat(1_000_000) });
+    let ended = client.execute_and_wait("three_noops", &input, PATIENCE);
+    let id = ended.await.expect("it ends").transaction_id;
+    let before = resident_mebibytes(suite.orchestrator.id());
+    for window in [0, 65_535, (1 << 31) - 1] {
+        for method in METHODS.iter().cycle().take(CONNECTIONS) {
+            let mut stream = ask_and_not_read(address, method, &id, window, CALLS).await;
+            wait::until("its end", PATIENCE, async || {
+                let ping = stream.write_all(&frame(6, 0, 0, &[0; 8])).await;
+                ping.err().map(|_| ()).ok_or("it is left open".to_owned())
+            })
+            .await;
+            run(&client).await;
+        }
+        let peak = peak_mebibytes(suite.orchestrator.id());
+        println!("windows of {window} bytes: {before} MiB became {peak} MiB");
+        // Beside what is bounded: what is being read and written, and memory that was freed just now.
+        assert!(peak < before + 6 * 64, "{peak} MiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_starts_whose_ends_nobody_reads_is_cut_off() {
+    const STARTS: u64 = 64;
+    let suite = Suite::builder()
+        .without_monitor()
+        .setting("orchestrator", "server.unread_bytes_max", "16MiB")
+        .start()
+        .await;
+    let start = wire::ExecuteWorkflowRequest {
+        workflow: "three_noops".to_owned(),
+        payload: Some(Payload::InputJson(
+            format!(r#"{{"filler":"{}"}}"#, "x".repeat(1_000_000)).into(),
+        )),
+        wait: Some(prost_types::Duration::default()),
+        payload_form: PayloadForm::Json as i32,
+        ..Default::default()
+    };
+    let starts = (0..STARTS).map(move |request_id| wire::ExecuteWorkflowsRequest {
+        request_id,
+        start: Some(start.clone()),
+    });
+    let channel = raw::channel(suite.orchestrator.address());
+    let mut client = OrchestratorServiceClient::new(channel);
+    let answers = client.execute_workflows(tokio_stream::iter(starts)).await;
+    let mut answers = answers.expect("a stream").into_inner();
+    wait::until("the cut", PATIENCE, async || {
+        let printed = suite.orchestrator.printed();
+        let said = printed.contains("a connection was cut off");
+        said.then_some(()).ok_or("it goes on".to_owned())
+    })
+    .await;
+    let mut heard = 0;
+    while let Ok(answer) = answers.message().await {
+        heard += u64::from(
+            answer
+                .expect("the stream does not end well")
+                .answer
+                .is_some(),
+        );
+    }
+    println!("{heard} answers were heard");
+    assert!(heard < 2 * STARTS);
+    run(&suite.client()).await;
 }

@@ -13,7 +13,6 @@ use proto::id::TransactionId;
 use proto::wire;
 use proto::wire::orchestrator_service_server::OrchestratorService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -24,7 +23,7 @@ use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::inbox::Inbox;
-use crate::store::{Lookup, Row, StoreError};
+use crate::store::{InHand, Lookup, Row, StoreError};
 
 use super::render::Shown;
 use super::written::{Calls, Taken, answer, answers, only_request, requests};
@@ -85,8 +84,9 @@ impl OrchestratorService for Orchestrator {
         request: Request<Streaming<wire::ExecuteWorkflowsRequest>>,
     ) -> Result<Response<Self::ExecuteWorkflowsStream>, Status> {
         let trace_parent = trace_parent(&request);
+        let unread = request.extensions().get().cloned();
         let this = Arc::new(self.clone());
-        let answers = Self::execute_many(&this, request.into_inner(), trace_parent);
+        let answers = Self::execute_many(&this, request.into_inner(), trace_parent, unread);
         let answers = answers.map(|answer| {
             let answer = answer?;
             to_wire(|out| answer.write(out))
@@ -101,13 +101,16 @@ impl OrchestratorService for Orchestrator {
         answered(self.status(request.into_inner()).await)
     }
 
-    type WatchTransactionStream = ReceiverStream<Result<wire::WatchTransactionResponse, Status>>;
+    type WatchTransactionStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchTransactionResponse, Status>> + Send>>;
 
     async fn watch_transaction(
         &self,
         request: Request<wire::WatchTransactionRequest>,
     ) -> Result<Response<Self::WatchTransactionStream>, Status> {
-        answered(self.watch(request.into_inner()).await)
+        let unread = request.extensions().get().cloned();
+        let watched = self.watch(request.into_inner(), unread).await?;
+        Ok(Response::new(Box::pin(watched)))
     }
 
     async fn list_transactions(
@@ -168,8 +171,9 @@ impl Calls for Orchestrator {
             "/multiagents.v1.OrchestratorService/ExecuteWorkflows" => {
                 let (head, body) = request.into_parts();
                 let trace_parent = trace_parent_of(&head.headers);
+                let unread = head.extensions.get().cloned();
                 let requests = requests(body, request_bytes_max);
-                let executed = Self::execute_many(&this, requests, trace_parent);
+                let executed = Self::execute_many(&this, requests, trace_parent, unread);
                 Ok(Box::pin(ready(answers(executed))))
             }
             _ => Err(Box::new(request)),
@@ -249,20 +253,23 @@ impl Orchestrator {
         .to_wire()
     }
 
-    /// A transaction that only state.db has. It has ended, so it is true at the log's end.
+    /// A transaction that only state.db has, without its payloads. It has ended, so it is true at the
+    /// log's end.
     pub(super) async fn stored(&self, id: TransactionId) -> Result<Row, Problem> {
+        let found = match self.lookup.get() {
+            Some(lookup) => lookup.find(id).await,
+            None => Ok(None),
+        };
+        if_there(id, found)
+    }
+
+    /// The same with its payloads.
+    pub(super) async fn stored_whole(&self, id: TransactionId) -> Result<(Row, InHand), Problem> {
         let found = match self.lookup.get() {
             Some(lookup) => lookup.get(id).await,
             None => Ok(None),
         };
-        match found {
-            Ok(Some(row)) => Ok(row),
-            // Its payloads were trimmed just now, and its row is about to go.
-            Ok(None) | Err(StoreError::Log(eventlog::ReadError::Trimmed { .. })) => {
-                Err(not_found(id))
-            }
-            Err(error) => Err(store_problem(&error)),
-        }
+        if_there(id, found)
     }
 
     /// The same, complete.
@@ -271,7 +278,7 @@ impl Orchestrator {
         id: TransactionId,
         form: wire::PayloadForm,
     ) -> Result<wire::Transaction, Problem> {
-        let row = self.stored(id).await?;
+        let (row, _in_hand) = self.stored_whole(id).await?;
         let workflow = self.catalogue.get(&row.workflow, row.carried.start.version);
         let shown = Shown {
             row: &row,
@@ -280,6 +287,16 @@ impl Orchestrator {
             form: Some(form),
         };
         Ok(shown.to_wire())
+    }
+}
+
+/// What state.db has of a transaction, or why nothing.
+fn if_there<T>(id: TransactionId, found: Result<Option<T>, StoreError>) -> Result<T, Problem> {
+    match found {
+        Ok(Some(found)) => Ok(found),
+        // Its payloads were trimmed just now, and its row is about to go.
+        Ok(None) | Err(StoreError::Log(eventlog::ReadError::Trimmed { .. })) => Err(not_found(id)),
+        Err(error) => Err(store_problem(&error)),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use kit::{UnreadBytes, UnreadCounter};
 use proto::error::{Problem, code};
 use proto::wire;
 use proto::write::{Output, Rope, message, number, text, value};
@@ -23,6 +24,7 @@ use super::service::Orchestrator;
 use super::starts::{Checked, Executed};
 use super::written::Written;
 use crate::inbox::{LookedUp, StartReply, Started, stopping};
+use crate::store::Row;
 
 /// A start of a stream, until its last answer.
 #[derive(Debug)]
@@ -30,18 +32,24 @@ pub(crate) struct StreamedStart {
     request_id: u64,
     form: wire::PayloadForm,
     answers: mpsc::Sender<Said>,
+    unread: Option<UnreadCounter>,
     refused: AtomicBool,
     /// Of the stream, and for those that wait for the end.
     places: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
 }
 
-/// What the stream is to say next.
+/// What the stream is to say next. Payloads count until it is said.
 #[derive(Debug)]
 enum Said {
     /// A start is durable, or has ended, or was refused.
-    Of(Arc<StreamedStart>, Moment, Result<Started, Problem>),
+    Of(
+        Arc<StreamedStart>,
+        Moment,
+        Result<Started, Problem>,
+        Option<UnreadBytes>,
+    ),
     /// An answer that took a look into state.db.
-    Whole(Arc<StreamedStart>, Moment, Executed),
+    Whole(Arc<StreamedStart>, Moment, Executed, Option<UnreadBytes>),
     /// A request was no start; it takes its place until that is said.
     Refused(u64, Problem, Option<OwnedSemaphorePermit>),
     /// The stream ends.
@@ -64,9 +72,20 @@ impl StreamedStart {
         if answer.is_err() && self.refused.swap(true, Ordering::Relaxed) {
             return;
         }
+        let view = answer
+            .as_ref()
+            .ok()
+            .and_then(|started| started.view.as_ref());
+        let unread = view.and_then(|view| self.unread(moment, &view.row));
         let answers = self.answers.clone();
         // Who went away doesn't mind.
-        let _ = answers.try_send(Said::Of(self, moment, answer));
+        let _ = answers.try_send(Said::Of(self, moment, answer, unread));
+    }
+
+    /// What the stream holds with a row until it says it.
+    fn unread(&self, moment: Moment, row: &Row) -> Option<UnreadBytes> {
+        let unread = self.unread.as_ref().filter(|_| moment == Moment::Ended)?;
+        Some(unread.count(row.payload_bytes()))
     }
 
     /// Whether nobody reads its answers any more.
@@ -81,6 +100,7 @@ impl Orchestrator {
         this: &Arc<Self>,
         requests: Streaming<wire::ExecuteWorkflowsRequest>,
         trace_parent: String,
+        unread: Option<UnreadCounter>,
     ) -> Answers {
         let starts_max = this.config.waiting.stream_starts_max;
         // Room for both answers of every start that has a place, and for the last word.
@@ -89,6 +109,7 @@ impl Orchestrator {
             orchestrator: this.clone(),
             trace_parent,
             places: Arc::new(Semaphore::new(starts_max)),
+            unread,
             answers,
         };
         tokio::spawn(reading.run(requests));
@@ -105,6 +126,7 @@ struct Reading {
     orchestrator: Arc<Orchestrator>,
     trace_parent: String,
     places: Arc<Semaphore>,
+    unread: Option<UnreadCounter>,
     answers: mpsc::Sender<Said>,
 }
 
@@ -155,6 +177,7 @@ impl Reading {
             request_id: request.request_id,
             form: checked.form,
             answers: self.answers.clone(),
+            unread: self.unread.clone(),
             refused: AtomicBool::new(false),
             places: (place.take(), waiting),
         });
@@ -202,9 +225,12 @@ impl Orchestrator {
         start: &Arc<StreamedStart>,
         started: Started,
     ) -> Result<(), Problem> {
-        let say = |moment, executed| {
+        let say = |moment, mut executed: Executed| {
+            let unread = start.unread(moment, &executed.row);
+            // Others may be read from state.db, however long this one waits here.
+            executed.in_hand = None;
             // Who went away doesn't mind.
-            let _ = (start.answers).try_send(Said::Whole(start.clone(), moment, executed));
+            let _ = (start.answers).try_send(Said::Whole(start.clone(), moment, executed, unread));
         };
         let first = self.executed(started.clone(), None).await?;
         say(Moment::Started, first);
@@ -251,10 +277,13 @@ impl Stream for Answers {
                         what: Err(problem),
                     }
                 }
-                Some(Said::Whole(start, moment, executed)) => Answer {
-                    request_id: start.request_id,
-                    what: Ok((moment, executed)),
-                },
+                Some(Said::Whole(start, moment, executed, unread)) => {
+                    drop(unread);
+                    Answer {
+                        request_id: start.request_id,
+                        what: Ok((moment, executed)),
+                    }
+                }
                 Some(Said::Of(
                     start,
                     moment,
@@ -263,7 +292,9 @@ impl Stream for Answers {
                         view: Some(view),
                         ..
                     }),
+                    unread,
                 )) => {
+                    drop(unread);
                     let form = (moment == Moment::Ended).then_some(start.form);
                     let executed = self.orchestrator.shown(view, false, form);
                     Answer {
@@ -271,7 +302,7 @@ impl Stream for Answers {
                         what: Ok((moment, executed)),
                     }
                 }
-                Some(Said::Of(start, _, Ok(started))) => {
+                Some(Said::Of(start, _, Ok(started), _)) => {
                     let orchestrator = self.orchestrator.clone();
                     tokio::spawn(async move {
                         let answered = orchestrator.answer_existing(&start, started).await;
@@ -281,7 +312,7 @@ impl Stream for Answers {
                     });
                     continue;
                 }
-                Some(Said::Of(start, _, Err(problem))) => Answer {
+                Some(Said::Of(start, _, Err(problem), _)) => Answer {
                     request_id: start.request_id,
                     what: Err(problem),
                 },

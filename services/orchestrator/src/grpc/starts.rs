@@ -22,7 +22,7 @@ use super::service::{Orchestrator, payload_form, store_problem};
 use super::workflows::workflow_name;
 use super::written::Written;
 use crate::inbox::{Input, LookedUp, StartReply, StartRequest, Started, View, stopping};
-use crate::store::Row;
+use crate::store::{InHand, Row};
 
 /// The contract's limits.
 const KEY_BYTES_MAX: usize = 200;
@@ -49,12 +49,14 @@ impl Checked {
 /// The answer to a start: how its transaction stands.
 #[derive(Debug)]
 pub(super) struct Executed {
-    row: Arc<Row>,
+    pub(super) row: Arc<Row>,
     workflow: Option<Arc<Workflow>>,
     cursor: Cursor,
     existing: bool,
     /// None: as in lists.
     form: Option<wire::PayloadForm>,
+    /// Where its payloads were read from state.db.
+    pub(super) in_hand: Option<InHand>,
 }
 
 impl Executed {
@@ -125,7 +127,13 @@ impl Orchestrator {
         if let Some(view) = started.view {
             return Ok(self.shown(view, started.existing, form));
         }
-        let row = self.stored(started.id).await?;
+        let (row, in_hand) = match form {
+            Some(_) => {
+                let (row, in_hand) = self.stored_whole(started.id).await?;
+                (row, Some(in_hand))
+            }
+            None => (self.stored(started.id).await?, None),
+        };
         let workflow = self.catalogue.get(&row.workflow, row.carried.start.version);
         Ok(Executed {
             row: Arc::new(row),
@@ -133,6 +141,7 @@ impl Orchestrator {
             cursor: self.cursor(self.log.bounds().next),
             existing: started.existing,
             form,
+            in_hand,
         })
     }
 
@@ -149,6 +158,7 @@ impl Orchestrator {
             cursor: self.cursor(view.offset),
             existing,
             form,
+            in_hand: None,
         }
     }
 

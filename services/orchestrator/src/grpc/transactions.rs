@@ -1,5 +1,7 @@
 //! GetStatus, WatchTransaction, ListTransactions, CancelTransaction.
 
+use kit::{UnreadBytes, UnreadCounter};
+use prost::Message as _;
 use proto::convert::from_timestamp;
 use proto::error::{Problem, Reason};
 use proto::event::Cancel;
@@ -8,6 +10,7 @@ use proto::lifecycle::TransactionState;
 use proto::wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 
 use super::render::Shown;
@@ -23,7 +26,7 @@ const CHANGES_AHEAD: usize = 1;
 /// The bytes of a page token: an id, and a check that it belongs to the request.
 const TOKEN_BYTES: usize = 16 + 8;
 
-type Watched = ReceiverStream<Result<wire::WatchTransactionResponse, Status>>;
+type Watched = Result<wire::WatchTransactionResponse, Status>;
 
 impl Orchestrator {
     pub(super) async fn status(
@@ -45,21 +48,24 @@ impl Orchestrator {
     pub(super) async fn watch(
         &self,
         request: wire::WatchTransactionRequest,
-    ) -> Result<Watched, Problem> {
+        unread: Option<UnreadCounter>,
+    ) -> Result<impl Stream<Item = Watched> + use<>, Problem> {
         let id = TransactionId::parse(&request.transaction_id)?;
         let form = payload_form(request.payload_form)?;
         let place = self.place_to_wait()?;
-        let (messages, stream) = mpsc::channel(CHANGES_AHEAD);
-        let shown = |transaction| {
-            Ok(wire::WatchTransactionResponse {
-                transaction: Some(transaction),
-            })
+        let (messages, stream) = mpsc::channel::<(Watched, Option<UnreadBytes>)>(CHANGES_AHEAD);
+        let stream = ReceiverStream::new(stream).map(|(watched, _)| watched);
+        let shown = move |transaction: wire::Transaction| {
+            let bytes = transaction.encoded_len() as u64;
+            let unread = unread.as_ref().map(|unread| unread.count(bytes));
+            let transaction = Some(transaction);
+            (Ok(wire::WatchTransactionResponse { transaction }), unread)
         };
         let Some(mut changes) = self.inbox.ask(|reply| Input::Watch { id, reply }).await? else {
             let transaction = self.complete_stored(id, form).await?;
             // There is room for one, and it is the first.
             let _ = messages.try_send(shown(transaction));
-            return Ok(ReceiverStream::new(stream));
+            return Ok(stream);
         };
         let this = self.clone();
         tokio::spawn(async move {
@@ -78,12 +84,12 @@ impl Orchestrator {
                 };
                 if !more {
                     // Who went away needs no last word.
-                    let _ = messages.send(Err(stopping().into())).await;
+                    let _ = messages.send((Err(stopping().into()), None)).await;
                     return;
                 }
             }
         });
-        Ok(ReceiverStream::new(stream))
+        Ok(stream)
     }
 
     pub(super) async fn cancel(

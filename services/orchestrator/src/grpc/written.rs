@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use proto::write::{Output as _, Rope};
 use tokio_stream::Stream;
@@ -264,6 +264,13 @@ where
                 self.trailers = Some(kit::headers_of(&status));
             }
         }
+    }
+
+    /// At least what is ready.
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        hint.set_lower(self.parts.iter().map(|part| part.len() as u64).sum());
+        hint
     }
 }
 

@@ -105,7 +105,7 @@ impl Desk {
         let Some(lookup) = self.lookup.get() else {
             return false;
         };
-        let Ok(Some(row)) = lookup.get(command.transaction).await else {
+        let Ok(Some((row, _in_hand))) = lookup.get(command.transaction).await else {
             return false;
         };
         let version = row.carried.start.version;

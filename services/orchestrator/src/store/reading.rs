@@ -11,6 +11,7 @@ use proto::id::{Time, TransactionId, WorkflowName};
 use proto::lifecycle::TransactionState;
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::keys::KeyHash;
 use super::row::{self, COLUMNS, Row};
@@ -51,10 +52,17 @@ pub(crate) struct Known {
     pub input_hash: Bytes,
 }
 
+/// So many transactions with their payloads are in hand at once, from being read to being answered.
+const IN_HAND_MAX: usize = 8;
+
+/// Held while a transaction with its payloads is in hand.
+pub(crate) type InHand = OwnedSemaphorePermit;
+
 /// A handle for lookups; clones share two connections.
 #[derive(Clone)]
 pub(crate) struct Lookup {
     connections: Arc<[Mutex<Connection>; 2]>,
+    places: Arc<Semaphore>,
     log: Reader,
     keys: Keys,
     pace: Pace,
@@ -69,24 +77,30 @@ impl Lookup {
         ];
         Ok(Self {
             connections: Arc::new(connections),
+            places: Arc::new(Semaphore::new(IN_HAND_MAX)),
             log,
             keys: place.keys.clone(),
             pace,
         })
     }
 
-    /// The transaction, with its payloads.
-    pub(crate) async fn get(&self, id: TransactionId) -> Result<Option<Row>, StoreError> {
-        self.run(move |connection, log| {
-            let mut statement = connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM transactions WHERE id = ?1"))?;
-            let mut rows = statement.query([id.0.as_slice()])?;
-            match rows.next()? {
-                Some(found) => Ok(Some(row::read(found)?.with_payloads(log)?)),
-                None => Ok(None),
-            }
-        })
+    /// The transaction without its payloads.
+    pub(crate) async fn find(&self, id: TransactionId) -> Result<Option<Row>, StoreError> {
+        self.run(
+            move |connection, _| Ok(stored(connection, id)?.map(row::Stored::without_payloads)),
+        )
         .await
+    }
+
+    /// The transaction with its payloads, as soon as few others are in hand.
+    pub(crate) async fn get(&self, id: TransactionId) -> Result<Option<(Row, InHand)>, StoreError> {
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        let found = self.run(move |connection, log| {
+            let found = stored(connection, id)?;
+            found.map(|found| found.with_payloads(log)).transpose()
+        });
+        Ok(found.await?.map(|row| (row, place)))
     }
 
     /// What the key was used for, if its transaction is here.
@@ -136,6 +150,14 @@ impl Lookup {
                 .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error)))),
         }
     }
+}
+
+/// The row of a transaction.
+fn stored(connection: &Connection, id: TransactionId) -> Result<Option<row::Stored>, StoreError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM transactions WHERE id = ?1"))?;
+    let mut rows = statement.query([id.0.as_slice()])?;
+    rows.next()?.map(row::read).transpose()
 }
 
 /// Looks through one stretch of the log after the other, from the newest on: most keys that come again
