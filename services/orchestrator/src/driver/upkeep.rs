@@ -56,6 +56,8 @@ pub(super) struct Upkeep {
     applied: Offset,
     next_handover: Time,
     next_trim: Time,
+    /// Where the log says that it was opened.
+    opened_at: Offset,
     /// Who waits for state.db, and up to where; none: to the end of the batch.
     checkpoints: Vec<(Option<Offset>, Reply<Offset>)>,
     /// Keys of transactions that left memory lately.
@@ -138,6 +140,7 @@ impl Upkeep {
                 catalogue.insert(workflow);
             }
             Kind::Host { .. } => self.hosts_changed = true,
+            Kind::OrchestratorStarted { .. } => self.opened_at = offset,
             _ => {}
         }
     }
@@ -374,7 +377,8 @@ impl Driver {
                 }
                 let interval = micros(*self.shared.config.store.trim_interval);
                 self.upkeep.next_trim = self.now.after_us(interval);
-                if let Some(before) = self.journal.overdue(self.now.0) {
+                let before = self.journal.overdue(self.now.0);
+                if let Some(before) = before.and_then(|before| self.keeping_deadlines(before)) {
                     tracing::info!(before, "retention asks to trim the log");
                     self.upkeep.trim = Trim::Carrying { before };
                 }
@@ -410,6 +414,18 @@ impl Driver {
         }
     }
 
+    /// How far a trim may go. What was out when the log was opened has a lease's time to come back: until
+    /// that is over, the event that says when it was opened stays.
+    fn keeping_deadlines(&self, before: Offset) -> Option<Offset> {
+        let lease = micros(*self.shared.config.sessions.lease);
+        let opened = self.state.opened();
+        match opened.is_none_or(|opened| self.now > opened.after_us(lease)) {
+            true => Some(before),
+            false => Some(before.min(self.upkeep.opened_at))
+                .filter(|before| *before > self.journal.bounds().oldest),
+        }
+    }
+
     /// Before the end; what can't be written at present is folded anew at the next start.
     pub(super) fn last_handover(&mut self) {
         if self.upkeep.under_way
@@ -430,6 +446,7 @@ impl Driver {
         let oldest = self.journal.bounds().oldest;
         let renewed = Upkeep::new(applied, folded, oldest);
         let old = std::mem::replace(&mut self.upkeep, renewed);
+        self.upkeep.opened_at = old.opened_at;
         self.upkeep.handovers = old.handovers + HANDOVERS_REMEMBERED + 1;
         self.shared
             .handovers

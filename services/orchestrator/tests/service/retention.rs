@@ -16,6 +16,8 @@ async fn ended_transactions_are_trimmed_and_live_ones_carried() {
     config.log.segment_bytes = ByteCount(16 << 10);
     config.log.retention_bytes = ByteCount(64 << 10);
     config.store.trim_interval.0 = Duration::from_millis(20);
+    // So long the event of its start stays in any case.
+    config.sessions.lease.0 = Duration::from_secs(1);
     let mut suite = Suite::start_with(config.clone()).await;
     suite.register(sequence("orders", &["a", "b"])).await;
     let mut host = FakeHost::connect(&suite, "h", &[("a", 1), ("b", 0x10)]).await;

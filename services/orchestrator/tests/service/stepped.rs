@@ -4,8 +4,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use eventlog::{MemoryStore, Options, Refused};
+use eventlog::{EventLog as _, MemoryStore, Options, Refused};
 use kit::Clock;
+use kit::config::ByteCount;
 use orchestrator::config::Config;
 use orchestrator::stepped::{Stepped, Told};
 use proto::wire;
@@ -135,6 +136,48 @@ fn a_session_after_a_refold_has_no_namesake_before_it() {
 
     let (_says, hears) = comes(&mut stepped, "h");
     assert_ne!(welcomed(hears).session_id, before);
+}
+
+/// The event that says when the log was opened moves the deadlines of what was out by then.
+#[test]
+fn a_trim_soon_after_a_start_leaves_the_event_of_it_until_hosts_had_time_to_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = in_directory(&directory);
+    config.log.retention_bytes = ByteCount(1);
+    config.store.trim_interval.0 = Duration::from_millis(100);
+    let store = MemoryStore::new();
+    let clock = Clock::simulated(1_700_000_000_000_000);
+    let open = || {
+        let log = store.open(config.log_options()).unwrap();
+        let reader = log.reader();
+        let stepped = Stepped::open(config.clone(), Box::new(log), clock.clone());
+        (stepped.unwrap(), reader)
+    };
+    let (mut stepped, _) = open();
+    let calls = stepped.calls();
+    let register = wire::RegisterWorkflowRequest {
+        source: Some(Source::Workflow(sequence("orders", &["a"]))),
+        validate_only: false,
+    };
+    let register = pin!(calls.register_workflow(Request::new(register)));
+    answered(&mut stepped, register).unwrap();
+    let begun = pin!(calls.execute_workflow(Request::new(start("orders", "{}"))));
+    answered(&mut stepped, begun).unwrap();
+    drop(stepped);
+
+    let (mut stepped, log) = open();
+    let started = log.bounds().next - 1;
+    let lease = *config.sessions.lease;
+    let mut pass_and_write = |time: Duration| {
+        for _ in 0..10 {
+            pass(&mut stepped, &clock, time / 10);
+            stepped.write_rows();
+        }
+    };
+    pass_and_write(lease * 9 / 10);
+    assert_eq!(log.bounds().oldest, started, "it goes as far as it may");
+    pass_and_write(lease);
+    assert!(log.bounds().oldest > started);
 }
 
 /// What a call that was polled once is answered after a turn or two.
