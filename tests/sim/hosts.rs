@@ -28,6 +28,8 @@ pub(crate) struct Host {
     life: u64,
     /// Both ends of every stream that one end still has.
     pub(crate) streams: BTreeMap<u64, Stream>,
+    /// How many there were; what is still on its way belongs to one of them.
+    pub(crate) connected: u64,
     /// The one that the host itself uses.
     pub(crate) current: Option<u64>,
     pub(crate) session: Option<String>,
@@ -74,6 +76,7 @@ impl Host {
             tokens: BTreeMap::new(),
             life: 0,
             streams: BTreeMap::new(),
+            connected: 0,
             current: None,
             session: None,
             gone_until: 0,

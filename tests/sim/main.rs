@@ -34,8 +34,8 @@
 //! not heard of, so a lease could lapse early (seed 0); a flipped bit in a row of state.db was read as
 //! another value; a host that held nothing and died with the orchestrator was forgotten, where state.db had
 //! read the log beyond its coming; whoever waited for an end that a full disk refused was told that nothing
-//! had happened, or shown no end at its end; and a bit flipped in the name of a column kept the orchestrator
-//! from starting.
+//! had happened, or shown no end at its end; a bit flipped in the name of a column kept the orchestrator from starting; and
+//! a trim took the event that says when the log was opened while hosts still had time to come back.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -51,14 +51,8 @@ impl World {
             held.push("nothing".to_owned());
         }
         let host = &mut self.hosts[at];
-        let number = host
-            .streams
-            .keys()
-            .next_back()
-            .copied()
-            .unwrap_or(0)
-            .max(self.tally.turns)
-            + 1;
+        host.connected += 1;
+        let number = host.connected;
         let stream = Stream {
             up: None,
             down: None,

@@ -374,12 +374,15 @@ impl World {
             }
             false => 0,
         };
-        if let Err(ended) = self.process.start(self.now + skew) {
-            let died = self.process.disk.is_dead();
+        let started = self.process.start(self.now + skew);
+        let died = self.process.disk.is_dead();
+        if let Err(ended) = &started {
             assert!(
                 died || self.disk_in_trouble || self.store_in_trouble,
                 "the orchestrator does not start: {ended}"
             );
+        }
+        if died || started.is_err() {
             self.end_process(StoreFate::Kept);
             return;
         }
