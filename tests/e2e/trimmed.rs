@@ -16,6 +16,9 @@ async fn a_live_transaction_outlives_the_files_that_it_began_in() {
         .setting("orchestrator", "log.segment_bytes", "1MiB")
         .setting("orchestrator", "log.retention_bytes", "3MiB")
         .setting("orchestrator", "store.trim_interval", "100ms")
+        // So long the event of its start stays in any case.
+        .setting("orchestrator", "sessions.lease", "1s")
+        .setting("orchestrator", "sessions.heartbeat_interval", "300ms")
         .setting("orchestrator", "store.write_interval", "100ms")
         .start()
         .await;
@@ -65,7 +68,7 @@ async fn a_live_transaction_outlives_the_files_that_it_began_in() {
     suite.orchestrator.kill();
     let data = suite.directory().join("orchestrator");
     let state = process::find(&data, "state.db").expect("state.db");
-    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+    for name in ["state.db", "state.db-wal"] {
         let _may_be_gone = std::fs::remove_file(state.with_file_name(name));
     }
     suite.orchestrator.start_ready().await;

@@ -125,7 +125,7 @@ impl Process {
             .collect();
         self.running = None;
         self.disk.die_after(None);
-        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        for name in STORE_FILES {
             let _ = std::fs::remove_file(self.path(name));
         }
         match fate {
@@ -169,9 +169,10 @@ impl Process {
             }
             false => "DROP TRIGGER IF EXISTS refuse",
         };
-        let opened = Connection::open_with_flags(
+        let opened = Connection::open_with_flags_and_vfs(
             self.path(STORE_FILES[0]),
             OpenFlags::SQLITE_OPEN_READ_WRITE,
+            "unix-excl",
         );
         // Where it is gone or spoilt, there is nothing to be refused.
         let _ = opened.and_then(|connection| connection.execute_batch(statement));

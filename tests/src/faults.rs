@@ -135,24 +135,68 @@ pub struct SmallDisk {
     _directory: tempfile::TempDir,
 }
 
+/// What takes the room of a small disk that is left out.
+const BALLAST: &str = "ballast";
+/// What takes the rest, once it is full.
+const FILLER: &str = "filler";
+const MEBIBYTE: u64 = 1 << 20;
+
+/// File systems with the Debian packages that make them. The first lies in memory and needs none.
+const FILE_SYSTEMS: [(&str, &str); 4] = [
+    ("tmpfs", ""),
+    ("ext4", "e2fsprogs"),
+    ("xfs", "xfsprogs"),
+    ("btrfs", "btrfs-progs"),
+];
+
 impl SmallDisk {
-    /// Mounts one of so many MiB somewhere; none where that is not allowed.
-    pub fn mount(mebibytes: u32) -> Option<Self> {
+    /// Disks with so many MiB of room: one in memory, and in long runs one of each file system. Those that
+    /// can't be mounted here are left out.
+    pub fn each(mebibytes: u64) -> impl Iterator<Item = Self> {
+        let count = if wait::is_long() {
+            FILE_SYSTEMS.len()
+        } else {
+            1
+        };
+        let kinds = FILE_SYSTEMS.iter().take(count);
+        kinds.filter_map(move |(kind, package)| Self::mount(kind, package, mebibytes))
+    }
+
+    fn mount(kind: &str, package: &str, mebibytes: u64) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("disk");
+        let (path, image) = (
+            directory.path().join("disk"),
+            directory.path().join("image"),
+        );
         std::fs::create_dir(&path).expect("a directory");
-        let size = format!("size={mebibytes}m,mode=0700");
-        let mounted = run(Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(&path));
-        if !mounted {
-            skipped("a tmpfs can't be mounted here");
+        let mut mount = Command::new("mount");
+        if kind == "tmpfs" {
+            mount.args(["-t", kind, "-o", "size=400m,mode=0700", kind]);
+        } else {
+            let make = format!("mkfs.{kind}");
+            if !have(package, &format!("/usr/sbin/{make}")) {
+                return None;
+            }
+            let file = std::fs::File::create(&image).expect("a file");
+            // The least that XFS takes is 300 MiB.
+            file.set_len(400 * MEBIBYTE).expect("a file with holes");
+            assert!(run(Command::new(make).arg(&image)), "{kind} can be made");
+            mount.args(["-o", "loop"]).arg(&image);
+        }
+        if !run(mount.arg(&path)) {
+            skipped(&format!("no {kind} can be mounted here"));
             return None;
         }
-        Some(Self {
+        let disk = Self {
             path,
             _directory: directory,
-        })
+        };
+        let free = rustix::fs::statvfs(&disk.path).expect("a file system");
+        let free = free.f_bavail * free.f_frsize / MEBIBYTE;
+        disk.write(BALLAST, (free - mebibytes) * MEBIBYTE)
+            .expect("room");
+        println!("a small {kind}");
+        Some(disk)
     }
 
     /// Where it is.
@@ -160,19 +204,29 @@ impl SmallDisk {
         &self.path
     }
 
-    /// Gives it another size.
-    pub fn resize(&self, mebibytes: u32) {
-        let size = format!("remount,size={mebibytes}m");
-        let resized = run(Command::new("mount").args(["-o", &size]).arg(&self.path));
-        assert!(resized, "it can be remounted");
-    }
-
     /// Takes all the room that is left.
     pub fn fill(&self) {
-        let mut file = std::fs::File::create(self.path.join("filler")).expect("a file");
-        let full = std::iter::repeat_with(|| file.write_all(&[0; 4096])).find_map(Result::err);
-        let full = full.map(|error| error.kind());
-        assert_eq!(full, Some(std::io::ErrorKind::StorageFull));
+        let full = self.write(FILLER, u64::MAX).expect_err("it is small");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    /// Gives it plenty of room.
+    pub fn make_room(&self) {
+        for name in [BALLAST, FILLER] {
+            let _may_not_be_there = std::fs::remove_file(self.path.join(name));
+        }
+        // A file system may give back a removed file's room later.
+        rustix::fs::sync();
+    }
+
+    /// A file of so many bytes, to the last block that fits.
+    fn write(&self, name: &str, bytes: u64) -> std::io::Result<()> {
+        const BLOCK: [u8; 4096] = [7; 4096];
+        let mut file = std::fs::File::create(self.path.join(name))?;
+        for _ in 0..bytes / BLOCK.len() as u64 {
+            file.write_all(&BLOCK)?;
+        }
+        file.sync_all()
     }
 }
 

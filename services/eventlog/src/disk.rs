@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, IFlags, Mode, OFlags, flock, ioctl_getflags, ioctl_setflags};
 
 /// What a write past the page cache keeps to, in memory and in the file: no file system asks for
 /// more.
@@ -142,6 +142,7 @@ impl RealDisk {
                 File::open(parent)?.sync_all()?;
             }
         }
+        write_in_place(&File::open(path)?);
         Ok(RealDisk {
             path: path.to_owned(),
         })
@@ -201,8 +202,10 @@ impl Disk for RealDisk {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.write_all_at(std::process::id().to_string().as_bytes(), 0)?;
+        // The id is for people; a full disk has no room for it.
+        let id = std::process::id().to_string();
+        let _ = file.set_len(0);
+        let _ = file.write_all_at(id.as_bytes(), 0);
         Ok(Some(Box::new(file)))
     }
 
@@ -212,6 +215,16 @@ impl Disk for RealDisk {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
             total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
         })
+    }
+}
+
+/// Asks for the files that a directory will get to be written where they lie. A file system that copies
+/// on write (btrfs) would need room for each write, also where zeros were written ahead, and say that
+/// there is none at a sync, or to whoever has the file mapped by SIGBUS. Others refuse what they
+/// don't know.
+fn write_in_place(directory: &File) {
+    if let Ok(flags) = ioctl_getflags(directory) {
+        let _ = ioctl_setflags(directory, flags | IFlags::NOCOW);
     }
 }
 

@@ -203,7 +203,7 @@ impl Place {
                 .mode(0o600)
                 .open(&self.path)?;
         }
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = Connection::open_with_flags_and_vfs(&self.path, flags, IN_ONE_PROCESS)?;
         schema::configure(&connection, read_only)?;
         Ok(connection)
     }
@@ -219,7 +219,7 @@ impl Place {
             name.push(suffix);
             PathBuf::from(name)
         };
-        for suffix in ["-wal", "-shm", ""] {
+        for suffix in ["-wal", ""] {
             let from = with(&self.path, suffix);
             if from.exists() {
                 std::fs::rename(&from, with(&aside, suffix))?;
@@ -228,6 +228,10 @@ impl Place {
         Ok(aside)
     }
 }
+
+/// SQLite's way of working for one process alone: what its connections share lies in memory, where others
+/// map a file. On a full disk that can't be made, or ends the process by SIGBUS where each write takes room.
+const IN_ONE_PROCESS: &str = "unix-excl";
 
 /// Whether rows that are true at `applied` can be gone on with.
 pub(crate) fn check_offset(applied: Offset, bounds: &Bounds) -> Result<(), StoreError> {

@@ -179,115 +179,111 @@ async fn works_again(client: &Client) {
 
 #[tokio::test]
 async fn a_full_disk_refuses_starts_ends_what_runs_and_works_again_when_there_is_room() {
-    let Some(disk) = SmallDisk::mount(40) else {
-        return;
-    };
-    let mut suite = on(&disk).start().await;
-    let (client, id) = (suite.client(), suite.orchestrator.id());
-    let slow = client.start("one_slow", &json!({ "data": "x" })).await;
-    let slow = slow.expect("it starts").transaction_id;
-    let filler = json!({ "data": "x".repeat(200_000) });
-    let fill = || Start::new("three_noops").input(&filler).expect("an object");
-    let refused = until("the disk to be full", PATIENCE, async || {
-        match client.begin(fill()).await {
-            Ok(_) => Err("there is room".to_owned()),
-            Err(error) => Ok(error),
-        }
-    })
-    .await;
-    assert_eq!(refused.reason(), "STORE_FULL", "{refused}");
-    // What runs ends, and everything can be read.
-    let ended = client.wait_for_end(&slow, PATIENCE).await.expect("it ends");
-    assert_eq!(ended.state(), TransactionState::Completed);
-    let events = suite.events().await;
-    tests::record::assert_sound(&events);
-    suite.monitor_caught_up().await;
+    for disk in SmallDisk::each(40) {
+        let mut suite = on(&disk).start().await;
+        let (client, id) = (suite.client(), suite.orchestrator.id());
+        let slow = client.start("one_slow", &json!({ "data": "x" })).await;
+        let slow = slow.expect("it starts").transaction_id;
+        let filler = json!({ "data": "x".repeat(200_000) });
+        let fill = || Start::new("three_noops").input(&filler).expect("an object");
+        let refused = until("the disk to be full", PATIENCE, async || {
+            match client.begin(fill()).await {
+                Ok(_) => Err("there is room".to_owned()),
+                Err(error) => Ok(error),
+            }
+        })
+        .await;
+        assert_eq!(refused.reason(), "STORE_FULL", "{refused}");
+        // What runs ends, and everything can be read.
+        let ended = client.wait_for_end(&slow, PATIENCE).await.expect("it ends");
+        assert_eq!(ended.state(), TransactionState::Completed);
+        let events = suite.events().await;
+        tests::record::assert_sound(&events);
+        suite.monitor_caught_up().await;
 
-    disk.resize(160);
-    works_again(&client).await;
-    assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
-    assert!(suite.orchestrator.stop().await.success());
+        disk.make_room();
+        works_again(&client).await;
+        assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
+        assert!(suite.orchestrator.stop().await.success());
+    }
 }
 
 /// What the log has kept in reserve ends work; state.db has none, and nobody waits for it.
 #[tokio::test]
 async fn where_state_db_finds_no_room_what_runs_ends_and_a_stop_and_a_start_succeed() {
-    let Some(disk) = SmallDisk::mount(40) else {
-        return;
-    };
-    let mut suite = on(&disk)
-        .without_monitor()
-        .setting("orchestrator", "store.unwritten_max", "10")
-        .start()
-        .await;
-    let client = suite.client();
-    // More than state.db's WAL has room for already.
-    let ids = begun(&client, "one_slow", 200, 4_000).await;
-    disk.fill();
-    all_complete(&client, &ids).await;
-    let refused = client.start("one_slow", &json!({})).await;
-    assert_eq!(refused.expect_err("no room").reason(), "STORE_FULL");
-    let said = suite.orchestrator.printed();
-    assert!(said.contains("state.db cannot be written"), "{said}");
+    for disk in SmallDisk::each(40) {
+        let mut suite = on(&disk)
+            .without_monitor()
+            .setting("orchestrator", "store.unwritten_max", "10")
+            .start()
+            .await;
+        let client = suite.client();
+        // More than state.db's WAL has room for already.
+        let ids = begun(&client, "one_slow", 200, 4_000).await;
+        disk.fill();
+        all_complete(&client, &ids).await;
+        let refused = client.start("one_slow", &json!({})).await;
+        assert_eq!(refused.expect_err("no room").reason(), "STORE_FULL");
+        let said = suite.orchestrator.printed();
+        assert!(said.contains("state.db cannot be written"), "{said}");
 
-    assert!(suite.orchestrator.stop().await.success());
-    suite.orchestrator.start_ready().await;
-    all_complete(&client, &ids).await;
-    disk.resize(160);
-    works_again(&client).await;
-    tests::record::assert_sound(&suite.events().await);
-    assert!(suite.orchestrator.stop().await.success());
+        assert!(suite.orchestrator.stop().await.success());
+        suite.orchestrator.start_ready().await;
+        all_complete(&client, &ids).await;
+        disk.make_room();
+        works_again(&client).await;
+        tests::record::assert_sound(&suite.events().await);
+        assert!(suite.orchestrator.stop().await.success());
+    }
 }
 
 /// Results are taken to the last byte; then they wait with their host.
 #[tokio::test]
 async fn a_batch_that_meets_the_end_of_the_disk_is_forgotten_without_any_room() {
-    let Some(disk) = SmallDisk::mount(40) else {
-        return;
-    };
-    let mut suite = on(&disk).start().await;
-    let (client, id) = (suite.client(), suite.orchestrator.id());
-    let large_at_last = Workflow::new("large_at_last")
-        .step(("wait", "slow_processor"))
-        .step(("say", "echo"));
-    client.register(large_at_last).await.expect("a workflow");
-    let ids = begun(&client, "large_at_last", 50, 200_000).await;
-    disk.fill();
-    until("batches to be refused", PATIENCE, async || {
-        let printed = suite.orchestrator.printed();
-        let refused = printed.matches("the log refused a batch").count();
-        (refused >= 3).then_some(()).ok_or(format!("{refused}"))
-    })
-    .await;
-    disk.resize(160);
-    all_complete(&client, &ids).await;
-    assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
-    tests::record::assert_sound(&suite.events().await);
-    assert!(suite.orchestrator.stop().await.success());
+    for disk in SmallDisk::each(40) {
+        let mut suite = on(&disk).start().await;
+        let (client, id) = (suite.client(), suite.orchestrator.id());
+        let large_at_last = Workflow::new("large_at_last")
+            .step(("wait", "slow_processor"))
+            .step(("say", "echo"));
+        client.register(large_at_last).await.expect("a workflow");
+        let ids = begun(&client, "large_at_last", 50, 200_000).await;
+        disk.fill();
+        until("batches to be refused", PATIENCE, async || {
+            let printed = suite.orchestrator.printed();
+            let refused = printed.matches("the log refused a batch").count();
+            (refused >= 3).then_some(()).ok_or(format!("{refused}"))
+        })
+        .await;
+        disk.make_room();
+        all_complete(&client, &ids).await;
+        assert!(suite.orchestrator.runs() && suite.orchestrator.id() == id);
+        tests::record::assert_sound(&suite.events().await);
+        assert!(suite.orchestrator.stop().await.success());
+    }
 }
 
 /// More than a replay writes at once, and nothing of it can be written.
 #[tokio::test]
 async fn a_start_over_a_long_tail_on_a_full_disk_serves_what_it_holds() {
-    let Some(disk) = SmallDisk::mount(100) else {
-        return;
-    };
-    let mut suite = on(&disk)
-        .without_monitor()
-        .setting("orchestrator", "store.write_interval", "1h")
-        .start()
-        .await;
-    let client = suite.client();
-    let ids = begun(&client, "three_noops", 100, 400_000).await;
-    all_complete(&client, &ids).await;
-    suite.orchestrator.kill();
-    disk.fill();
-    suite.orchestrator.start_ready().await;
-    let said = suite.orchestrator.printed();
-    assert!(said.contains("state.db cannot be written"), "{said}");
-    all_complete(&client, &ids).await;
-    disk.resize(200);
-    works_again(&client).await;
-    all_complete(&client, &ids).await;
-    assert!(suite.orchestrator.stop().await.success());
+    for disk in SmallDisk::each(100) {
+        let mut suite = on(&disk)
+            .without_monitor()
+            .setting("orchestrator", "store.write_interval", "1h")
+            .start()
+            .await;
+        let client = suite.client();
+        let ids = begun(&client, "three_noops", 100, 400_000).await;
+        all_complete(&client, &ids).await;
+        suite.orchestrator.kill();
+        disk.fill();
+        suite.orchestrator.start_ready().await;
+        let said = suite.orchestrator.printed();
+        assert!(said.contains("state.db cannot be written"), "{said}");
+        all_complete(&client, &ids).await;
+        disk.make_room();
+        works_again(&client).await;
+        all_complete(&client, &ids).await;
+        assert!(suite.orchestrator.stop().await.success());
+    }
 }

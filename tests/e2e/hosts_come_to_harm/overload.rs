@@ -144,7 +144,7 @@ async fn large_inputs_are_shed_before_they_fill_memory_and_a_restart_takes_no_mo
     .await;
     bounded(&suite, "while others found room");
     suite.orchestrator.kill();
-    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+    for name in ["state.db", "state.db-wal"] {
         std::fs::remove_file(suite.directory().join("orchestrator").join(name)).expect("a file");
     }
     suite.orchestrator.start_ready().await;
