@@ -135,6 +135,13 @@ pub struct Failure {
     pub detail: String,
 }
 
+impl Failure {
+    /// How many bytes its texts have.
+    pub fn size(&self) -> u64 {
+        (self.kind.len() + self.message.len() + self.detail.len()) as u64
+    }
+}
+
 /// What a transaction started with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {

@@ -171,7 +171,7 @@ pub struct Engine {
     /// Live transactions.
     #[serde(deserialize_with = "above_zero")]
     pub max_live_transactions: usize,
-    /// Bytes of their inputs and results.
+    /// Bytes of their inputs, results and failures.
     pub max_live_payload_bytes: ByteCount,
     /// Commands waiting for one worker.
     #[serde(deserialize_with = "above_zero")]

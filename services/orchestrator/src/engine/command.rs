@@ -73,6 +73,11 @@ impl DerefMut for Attempt {
 }
 
 impl Attempt {
+    /// How many bytes its failure has.
+    pub(super) fn failure_bytes(&self) -> u64 {
+        self.failure.as_ref().map_or(0, |failure| failure.size())
+    }
+
     pub(super) fn new(attempt: u32, undo: bool, queued: Time) -> Self {
         Self {
             attempt,

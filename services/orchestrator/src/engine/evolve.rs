@@ -195,11 +195,14 @@ impl State {
                 attempt.timing = proto::convert::timing(what).unwrap_or_default();
                 transaction.open = transaction.open.saturating_sub(1);
                 transaction.ended(offset, step, command.undo, what);
-                if let CommandEvent::Completed { result, .. } = what
-                    && !command.undo
-                {
-                    self.payload_bytes += result.size();
-                }
+                let last = transaction
+                    .step(step)
+                    .and_then(|record| record.attempts.last());
+                self.payload_bytes += match what {
+                    CommandEvent::Completed { result, .. } if !command.undo => result.size(),
+                    CommandEvent::Completed { .. } | CommandEvent::Cancelled { .. } => 0,
+                    _ => last.map_or(0, Attempt::failure_bytes),
+                };
             }
         }
         if left_queue {
@@ -236,7 +239,9 @@ impl State {
             attempt.not_before = time.after_us(delay_us).moment();
         }
         record.attempts.push(attempt);
-        record.trim(command.undo, kept);
+        let trimmed = record.trim(command.undo, kept);
+        let bytes = trimmed.map_or(0, |attempt| attempt.failure_bytes());
+        self.payload_bytes = self.payload_bytes.saturating_sub(bytes);
         self.joined_queue(&command.worker);
         if delay_us > 0 {
             let delay = self.timer(slot, step);

@@ -58,7 +58,7 @@ pub type Offset = u64;
 pub struct Limits {
     /// Transactions that have not left memory. Full: starts are refused as OVERLOADED.
     pub max_live_transactions: usize,
-    /// Inputs and results of those transactions, in bytes. A start whose input would exceed it is refused
+    /// Inputs, results and failures of those transactions, in bytes. A start whose input would exceed it is refused
     /// as OVERLOADED; what runs may still add its results.
     pub max_live_payload_bytes: u64,
     /// Commands that wait for one worker. Full: starts whose first step needs that worker are

@@ -115,18 +115,15 @@ impl StepRecord {
         last.map_or(1, |last| last.attempt.saturating_add(1))
     }
 
-    /// Forgets the oldest attempt of a kind beyond `kept`.
-    pub(super) fn trim(&mut self, undo: bool, kept: usize) {
+    /// Forgets the oldest attempt of a kind beyond `kept`; gives it.
+    pub(super) fn trim(&mut self, undo: bool, kept: usize) -> Option<Attempt> {
         let of_kind = |attempt: &&Attempt| attempt.undo == undo;
-        if self.attempts.len() > kept && self.attempts.iter().filter(of_kind).count() > kept {
-            let oldest = self
-                .attempts
-                .iter()
-                .position(|attempt| attempt.undo == undo);
-            if let Some(oldest) = oldest {
-                self.attempts.remove(oldest);
-            }
+        if self.attempts.len() <= kept || self.attempts.iter().filter(of_kind).count() <= kept {
+            return None;
         }
+        let mut attempts = self.attempts.iter();
+        let oldest = attempts.position(|attempt| attempt.undo == undo)?;
+        Some(self.attempts.remove(oldest))
     }
 }
 

@@ -13,6 +13,7 @@ use proto::lifecycle::{StepState, TransactionState, is_end};
 use proto::workflow::OnFailure;
 
 use super::catalogue::Definition;
+use super::command::Attempt;
 use super::effect::Effect;
 use super::kept::Kept;
 use super::step::StepRecord;
@@ -127,10 +128,13 @@ impl Transaction {
         &self.definition.workflow.name
     }
 
-    /// How many bytes its input and its results have.
+    /// How many bytes its input, its results and the failures of its attempts have.
     pub(super) fn payload_bytes(&self) -> u64 {
         let results = self.steps.iter().filter_map(|step| step.result.as_ref());
-        self.input.size() + results.map(Kept::size).sum::<u64>()
+        let attempts = self.steps.iter().flat_map(|step| &step.attempts);
+        self.input.size()
+            + results.map(Kept::size).sum::<u64>()
+            + attempts.map(Attempt::failure_bytes).sum::<u64>()
     }
 
     /// Whether no further step starts.
@@ -258,7 +262,7 @@ impl Turn<'_> {
         let held = self.state.payload_bytes();
         if held + input_bytes > limits.max_live_payload_bytes {
             return overloaded(format!(
-                "inputs and results take {held} bytes of the {} that max_live_payload_bytes allows, and \
+                "inputs, results and failures take {held} bytes of the {} that max_live_payload_bytes allows, and \
                  this input has {input_bytes}; repeat later",
                 limits.max_live_payload_bytes
             ));

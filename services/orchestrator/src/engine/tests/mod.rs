@@ -67,7 +67,13 @@ fn shown(state: &State, only: &[TransactionId]) -> String {
     let payloads = in_memory.iter().map(|id| {
         let carried = state.snapshot(id).unwrap().carried;
         let results = carried.steps.iter().flat_map(|step| &step.result);
-        carried.start.input.size() + results.map(proto::payload::Payload::size).sum::<u64>()
+        let commands = carried.steps.iter().flat_map(|step| &step.commands);
+        carried.start.input.size()
+            + results.map(proto::payload::Payload::size).sum::<u64>()
+            + commands
+                .flat_map(|command| &command.failure)
+                .map(|failure| failure.size())
+                .sum::<u64>()
     });
     assert_eq!(state.payload_bytes(), payloads.sum::<u64>());
     let counts = (state.queued_count(), state.live());
