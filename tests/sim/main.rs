@@ -25,10 +25,10 @@
 //! | state.db: the replay passes over the first event after `applied` | 1 seed |
 //! | state.db: hosts are not put back | 3 seeds |
 //! | state.db: a write that failed is taken for done | 6 seeds |
-//! | waiters: answers are made before the append (`Driver::flush`) | 1,448 seeds |
-//! | watches: nobody is shown the end | 27 seeds |
+//! | waiters: answers are made before the append (`Driver::flush`) | 1,246 seeds |
+//! | watches: nobody is shown the end | 28 seeds |
 //! | streams of starts: ends are not answered | 3 seeds |
-//! | segments: of the appends at each sixteenth offset none is synced | 18 seeds |
+//! | segments: of the appends at each sixteenth offset none is synced | 33 seeds |
 //!
 //! What it found by itself: a stream that broke took with it the heartbeats that the sessions' table had
 //! not heard of, so a lease could lapse early (seed 0); a flipped bit in a row of state.db was read as
