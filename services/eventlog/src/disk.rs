@@ -219,9 +219,8 @@ impl Disk for RealDisk {
 }
 
 /// Asks for the files that a directory will get to be written where they lie. A file system that copies
-/// on write (btrfs) would need room for each write, also where zeros were written ahead, and say that
-/// there is none at a sync, or to whoever has the file mapped by SIGBUS. Others refuse what they
-/// don't know.
+/// on write (btrfs) would need room for each write, also where zeros were written ahead, and say at a
+/// sync that there is none. Others refuse what they don't know.
 fn write_in_place(directory: &File) {
     if let Ok(flags) = ioctl_getflags(directory) {
         let _ = ioctl_setflags(directory, flags | IFlags::NOCOW);
