@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use prost::encoding::WireType;
+use prost::encoding::{WireType, encoded_len_varint};
 
 use crate::event::Failure;
 use crate::id::Time;
@@ -112,6 +112,17 @@ pub fn number(out: &mut impl Output, tag: u32, value: u64) {
         let out = out.bytes();
         key(out, tag, WireType::Varint);
         varint(out, value);
+    }
+}
+
+/// Several of them, packed.
+pub fn numbers(out: &mut impl Output, tag: u32, values: &[u64]) {
+    if !values.is_empty() {
+        let bytes = values.iter().map(|value| encoded_len_varint(*value)).sum();
+        length(out, tag, bytes);
+        for value in values {
+            varint(out.bytes(), *value);
+        }
     }
 }
 
@@ -279,6 +290,19 @@ mod tests {
                 number(&mut written, 3, value);
                 assert_eq!(written, sequence.encode_to_vec(), "{value}");
             }
+        }
+    }
+
+    #[test]
+    fn several_numbers_are_packed_as_the_generated_code_packs_them() {
+        for values in [&[][..], &[0], &[1, 0, 300, u64::MAX]] {
+            let command = wire::Command {
+                context_ids: values.to_vec(),
+                ..Default::default()
+            };
+            let mut written = Vec::new();
+            numbers(&mut written, 9, values);
+            assert_eq!(written, command.encode_to_vec(), "{values:?}");
         }
     }
 

@@ -1,13 +1,16 @@
-//! Worker hosts: they keep their commands and results in the very table that the Rust client has, over
+//! Worker hosts: they keep their commands and results in the very table that the Rust client has, and the pieces of
+//! contexts that they remember likewise, over
 //! streams that keep their order until they are cut; and they crash, lie, fall silent and come twice.
 
 use std::collections::BTreeMap;
 
+use multiagents_client::worker::remembered::Remembered;
 use multiagents_client::worker::table::{Admission, Table};
 use proto::convert::us_to_duration;
 use proto::id::HostId;
 use proto::wire;
 use proto::wire::command_result::Outcome;
+use proto::write::LARGE_BYTES;
 use tests::chance::Chance;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,7 @@ pub(crate) struct Host {
     /// Another process that should have had a name of its own.
     twin: bool,
     pub(crate) table: Table,
+    pub(crate) remembered: Remembered,
     tokens: BTreeMap<String, CancellationToken>,
     /// Rises with each crash.
     life: u64,
@@ -73,6 +77,8 @@ impl Host {
             offers,
             twin: false,
             table: Table::new(10_000),
+            // One has room for a few pieces, one for all, one for none.
+            remembered: Remembered::new([60_000, 10_000_000, 0][number as usize % 3]),
             tokens: BTreeMap::new(),
             life: 0,
             streams: BTreeMap::new(),
@@ -244,22 +250,35 @@ impl World {
         self.hosts[at].gone_until = until;
     }
 
-    pub(crate) fn told(&mut self, at: usize, message: wire::ConnectResponse) {
+    pub(crate) fn told(&mut self, at: usize, mut message: wire::ConnectResponse) {
         let host = &mut self.hosts[at];
         if let Some(welcome) = message.welcome {
             for revoked in &welcome.revoked_command_ids {
                 host.table.revoke(revoked);
             }
             host.table.send_again();
+            host.remembered.clear();
             host.session = Some(welcome.session_id);
         }
         for told in &message.acknowledgements {
-            host.table.acknowledge(&told.command_id);
+            let done = host.table.acknowledge(&told.command_id);
+            if told.context_id > 0 {
+                let Some(Outcome::CompletedJson(result)) = done.and_then(|done| done.outcome)
+                else {
+                    panic!("{} is to remember a result that it did not send", host.id);
+                };
+                host.remembered.remember(told.context_id, result);
+            }
         }
         for cancel in &message.cancels {
             host.table.cancel(&cancel.command_id);
         }
+        let known = host.remembered.complete(&mut message.commands);
+        known
+            .and_then(|()| host.remembered.forget_below(message.forget_below))
+            .expect("the host has what is named, and no more than it said");
         for command in message.commands {
+            self.oracle.has_context(&command);
             self.run(at, command);
         }
         self.deliver(at);
@@ -305,8 +324,12 @@ impl World {
             3 => failed(true),
             4 => Outcome::TimedOut(wire::DeadlineExceeded {}),
             size => {
-                let fill = "y".repeat(size as usize * size as usize);
                 let number = self.chance.below(1_000_000);
+                let fill = match number % 8 {
+                    0 => LARGE_BYTES,
+                    _ => size as usize * size as usize,
+                };
+                let fill = "y".repeat(fill);
                 Outcome::CompletedJson(format!("{{\"n\":{number},\"fill\":\"{fill}\"}}").into())
             }
         };

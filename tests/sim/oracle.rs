@@ -35,6 +35,8 @@ pub(crate) struct Oracle {
     /// Where the retained story of each begins.
     first: BTreeMap<TransactionId, Offset>,
     keys: BTreeMap<(String, String), TransactionId>,
+    /// The hashes of each transaction's input and of what its commands came to.
+    payloads: BTreeMap<TransactionId, Vec<u64>>,
     /// The inputs of what was started without a key.
     keyless: BTreeSet<Vec<u8>>,
     /// Which host has or had each command.
@@ -141,6 +143,7 @@ impl Oracle {
         let version = match what {
             TransactionEvent::Started(start) => {
                 self.first.insert(id, offset);
+                self.payloads.insert(id, vec![hash_of(&start.input)]);
                 self.key_is_free(workflow, &start.idempotency_key, id);
                 if let (true, Payload::Held(input)) =
                     (start.idempotency_key.is_empty(), &start.input)
@@ -212,6 +215,10 @@ impl Oracle {
                 let Payload::Held(result) = result else {
                     panic!("{id} has a result without its payload");
                 };
+                let pieces = self.payloads.get_mut(&id.transaction);
+                pieces
+                    .expect("an input")
+                    .push(hash_of(&Payload::Held(result.clone())));
                 let text = format!("completed {}", String::from_utf8_lossy(result));
                 let said = (host.clone(), id.to_string(), text);
                 assert!(self.sent.contains(&said), "nobody who had it said {said:?}");
@@ -301,6 +308,19 @@ impl Oracle {
         self.states.iter().map(|(id, state)| (id, *state))
     }
 
+    /// A host has a whole context: the input, and results of the same transaction.
+    pub(crate) fn has_context(&self, command: &wire::Command) {
+        let id: CommandId = command.command_id.parse().expect("a command's name");
+        let payloads = self.payloads.get(&id.transaction).expect("it started");
+        let mut pieces =
+            (command.context_json.iter()).map(|piece| hash_of(&Payload::Held(piece.clone())));
+        assert_eq!(pieces.next(), Some(payloads[0]), "{id} has another input");
+        for (at, piece) in pieces.enumerate() {
+            let is_result = payloads[1..].contains(&piece);
+            assert!(is_result, "{id} has a piece {} that is no result", at + 1);
+        }
+    }
+
     /// What leaves for a host has happened.
     pub(crate) fn may_tell(&self, host: &HostId, message: &wire::ConnectResponse) {
         for command in &message.commands {
@@ -365,4 +385,10 @@ impl Oracle {
             "{id} was said to be cancelled before it was"
         );
     }
+}
+
+fn hash_of(payload: &Payload) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    payload.bytes().hash(&mut hasher);
+    hasher.finish()
 }

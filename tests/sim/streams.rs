@@ -68,6 +68,7 @@ impl World {
             host_id: host.id.to_string(),
             workers: host.offers.clone(),
             held_command_ids: held,
+            remembers_bytes_max: host.remembered.bytes_max(),
             ..Default::default()
         };
         self.send(

@@ -233,6 +233,8 @@ pub struct Sessions {
     /// Results and stages in one message.
     #[serde(deserialize_with = "above_zero")]
     pub max_items_per_message: usize,
+    /// Bytes of contexts that one host is taken to remember; 0: none.
+    pub remembers_bytes_max: ByteCount,
     /// Messages with late results that are judged at once.
     #[serde(deserialize_with = "above_zero")]
     pub late_messages_max: usize,

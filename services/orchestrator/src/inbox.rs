@@ -225,6 +225,8 @@ pub(crate) struct Announced {
     pub held: Vec<CommandId>,
     /// What it has that can't be a command's name.
     pub held_nameless: Vec<String>,
+    /// How many bytes of contexts it is taken to remember.
+    pub remembers_bytes_max: u64,
     /// The way to the host: its welcome and everything else goes out here.
     pub line: Arc<Line>,
     /// What its heartbeats renew.

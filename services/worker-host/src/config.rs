@@ -94,6 +94,8 @@ pub struct Config {
     /// The largest result.
     #[serde(deserialize_with = "result_bytes")]
     pub result_bytes_max: ByteCount,
+    /// Bytes of contexts that are remembered.
+    pub remembers_bytes_max: ByteCount,
     /// Delays between attempts to connect.
     pub reconnect: Reconnect,
     /// How often the machine is sampled.

@@ -56,6 +56,7 @@ pub async fn run(
         .version(env!("CARGO_PKG_VERSION"))
         .drain_grace(*config.drain_grace)
         .result_bytes_max(usize::try_from(config.result_bytes_max.0)?)
+        .remembers_bytes_max(usize::try_from(config.remembers_bytes_max.0)?)
         .reconnect(BackOff::new(
             *config.reconnect.delay,
             *config.reconnect.delay_max,

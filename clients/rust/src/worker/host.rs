@@ -90,6 +90,7 @@ impl Host {
             version: concat!("multiagents-client ", env!("CARGO_PKG_VERSION")).to_owned(),
             drain_grace: Duration::from_secs(30),
             result_bytes_max: 1024 * 1024,
+            remembers_bytes_max: 64 * 1024 * 1024,
             reconnect: BackOff::default(),
             samples: None,
             observer: Arc::new(|_| {}),
@@ -106,6 +107,7 @@ pub struct HostBuilder {
     version: String,
     drain_grace: Duration,
     result_bytes_max: usize,
+    remembers_bytes_max: usize,
     reconnect: BackOff,
     samples: Option<mpsc::Receiver<SystemSample>>,
     observer: Observer,
@@ -167,6 +169,14 @@ impl HostBuilder {
         self
     }
 
+    /// How many bytes of contexts are remembered, so that no large piece of one is sent to this host
+    /// twice; 0: none. Default: 64 MiB, and the orchestrator's `sessions.remembers_bytes_max` at most.
+    #[must_use]
+    pub fn remembers_bytes_max(mut self, bytes: usize) -> Self {
+        self.remembers_bytes_max = bytes;
+        self
+    }
+
     /// The delays between attempts to connect. Default: 100 ms, doubling, up to 5 s.
     #[must_use]
     pub fn reconnect(mut self, back_off: BackOff) -> Self {
@@ -215,6 +225,7 @@ impl HostBuilder {
             self.samples,
             self.observer.clone(),
             self.result_bytes_max,
+            self.remembers_bytes_max,
             shutdown,
             self.drain_grace,
             stop,

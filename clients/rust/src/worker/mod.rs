@@ -10,6 +10,8 @@ mod handler;
 mod run;
 #[doc(hidden)]
 pub mod table;
+#[doc(hidden)]
+pub mod remembered;
 mod commands;
 mod heartbeat;
 mod opening;

@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
 
 use crate::error::Error;
+use crate::wire::command_result::Outcome;
 use crate::wire::{Announce, ConnectRequest, ConnectResponse, SystemSample};
 use crate::worker::commands::{Commands, TooMany};
 use crate::worker::heartbeat::Heartbeats;
 use crate::worker::host::{Departure, Observed, Observer, Offer};
 use crate::worker::opening::{Session, beat_of, open};
+use crate::worker::remembered::Remembered;
 
 /// How many bytes of results go into one message, unless a single one is larger: a large one goes
 /// alone, so that the orchestrator can keep it as it came.
@@ -47,6 +49,8 @@ pub(crate) struct Hub {
     shutdown: CancellationToken,
     drain_grace: Duration,
     commands: Commands,
+    /// Of the contexts of this session.
+    remembered: Remembered,
     /// What is to be sent besides results.
     sampled: Vec<SystemSample>,
     /// True while the orchestrator is to be told that this host is draining.
@@ -67,6 +71,7 @@ impl Hub {
         samples: Option<mpsc::Receiver<SystemSample>>,
         observer: Observer,
         result_bytes_max: usize,
+        remembers_bytes_max: usize,
         shutdown: CancellationToken,
         drain_grace: Duration,
         stop: CancellationToken,
@@ -82,6 +87,7 @@ impl Hub {
             shutdown,
             drain_grace,
             commands,
+            remembered: Remembered::new(remembers_bytes_max),
             sampled: Vec::new(),
             draining_untold: false,
             give_up: None,
@@ -97,6 +103,7 @@ impl Hub {
             machine: self.offer.machine.clone(),
             version: self.offer.version.clone(),
             held_command_ids: self.commands.table.command_ids(),
+            remembers_bytes_max: self.remembered.bytes_max(),
         };
         open(self.address.clone(), announce)
     }
@@ -193,6 +200,7 @@ impl Hub {
             }
         }
         self.commands.table.send_again();
+        self.remembered.clear();
         self.draining_untold = self.give_up.is_some();
         let session_id = welcome.session_id.clone();
         tracing::info!(session_id, address = %self.address, "a session is open");
@@ -285,7 +293,7 @@ impl Hub {
         }
     }
 
-    fn take_response(&mut self, response: ConnectResponse) -> Result<(), Error> {
+    fn take_response(&mut self, mut response: ConnectResponse) -> Result<(), Error> {
         for acknowledged in &response.acknowledgements {
             if !acknowledged.refused_reason.is_empty() {
                 let command_id = &acknowledged.command_id;
@@ -293,11 +301,20 @@ impl Hub {
                 tracing::warn!(command_id, reason, "a result was refused, and is dropped");
                 (self.observer)(&Observed::Refused { command_id, reason });
             }
-            self.commands.table.acknowledge(&acknowledged.command_id);
+            let done = self.commands.table.acknowledge(&acknowledged.command_id);
+            if let Some(Outcome::CompletedJson(result)) = done.and_then(|done| done.outcome)
+                && acknowledged.context_id > 0
+            {
+                self.remembered.remember(acknowledged.context_id, result);
+            }
         }
         for cancel in &response.cancels {
             self.commands.table.cancel(&cancel.command_id);
         }
+        let known = self.remembered.complete(&mut response.commands);
+        known
+            .and_then(|()| self.remembered.forget_below(response.forget_below))
+            .map_err(|broken| self.ended(broken))?;
         if let Err(TooMany) = self.commands.take(response.commands) {
             return Err(self.ended("the orchestrator sent more commands than there are slots"));
         }

@@ -181,10 +181,14 @@ impl Table {
         }
     }
 
-    /// Is done with a command whose result was acknowledged, or refused for good.
-    pub fn acknowledge(&mut self, command_id: &str) {
-        if self.remove(command_id, true) {
-            self.held_count -= 1;
+    /// Is done with a command whose result was acknowledged, or refused for good; gives that.
+    pub fn acknowledge(&mut self, command_id: &str) -> Option<CommandResult> {
+        match self.remove(command_id, true)? {
+            Entry::Held { result, .. } => {
+                self.held_count -= 1;
+                Some(result)
+            }
+            Entry::Running { .. } => None,
         }
     }
 
@@ -282,19 +286,16 @@ impl Table {
         place
     }
 
-    /// Takes out a command that is held, or one that runs; false if there is no such one.
-    fn remove(&mut self, command_id: &str, held: bool) -> bool {
+    /// Takes out a command that is held, or one that runs; none if there is no such one.
+    fn remove(&mut self, command_id: &str, held: bool) -> Option<Entry> {
         let hash = self.hashing.hash_one(command_id);
         let is_it = |place: &usize| {
             let entry = &self.commands[*place];
             matches!(entry, Entry::Held { .. }) == held && entry.command_id() == command_id
         };
-        let Ok(found) = self.places.find_entry(hash, is_it) else {
-            return false;
-        };
+        let found = self.places.find_entry(hash, is_it).ok()?;
         let (place, _) = found.remove();
-        self.commands.remove(place);
-        true
+        Some(self.commands.remove(place))
     }
 
     /// The result of this place is the newest.

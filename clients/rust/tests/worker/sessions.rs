@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use multiagents_client::wire::{ResultAcknowledgement, SystemSample};
-use multiagents_client::{Departure, Error, Host, Observed, Worker};
+use multiagents_client::wire::{Command, ConnectResponse, ResultAcknowledgement, SystemSample};
+use multiagents_client::{Context, Departure, Error, Host, Observed, Worker};
 use proto::error::{Problem, Reason};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
@@ -115,6 +115,7 @@ async fn a_refused_result_is_dropped_and_told() {
             command_id: "t/a/do#1".into(),
             refused_reason: "LEASE_LAPSED".into(),
             message: "too late".into(),
+            context_id: 0,
         }],
         ..Default::default()
     });
@@ -122,6 +123,98 @@ async fn a_refused_result_is_dropped_and_told() {
     session.refuse(Status::unavailable("gone"));
     let session = orchestrator.session().await;
     assert!(session.announce.held_command_ids.is_empty());
+}
+
+/// A message with one command: its pieces, each with an id.
+fn naming(id: &str, pieces: &[(&str, u64)]) -> ConnectResponse {
+    ConnectResponse {
+        commands: vec![Command {
+            command_id: id.into(),
+            worker: "w".into(),
+            context_json: pieces
+                .iter()
+                .map(|(json, _)| (*json).to_owned().into())
+                .collect(),
+            context_ids: pieces.iter().map(|(_, id)| *id).collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Acknowledges a result, which is to be remembered.
+fn remember(id: &str, context_id: u64) -> ConnectResponse {
+    ConnectResponse {
+        acknowledgements: vec![ResultAcknowledgement {
+            command_id: id.into(),
+            context_id,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Gives the context back, and its step.
+fn echo() -> Worker {
+    Worker::new("w", async |context: Context| {
+        let mut object = context.object()?.clone();
+        object.insert(context.step().into(), true.into());
+        Ok(object)
+    })
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_whole_context_whatever_of_it_is_only_named() {
+    let mut orchestrator = Orchestrator::start().await;
+    let _host = Running::start(host(&orchestrator, echo(), 4).remembers_bytes_max(1_000));
+    let mut session = orchestrator.session().await;
+    assert_eq!(session.announce.remembers_bytes_max, 1_000);
+    session.send(naming("t/a/do#1", &[(r#"{"in":1}"#, 1), ("{}", 0)]));
+    let a = r#"{"in":1,"a":true}"#;
+    assert_eq!(session.outcome("t/a/do#1").await, format!("completed {a}"));
+    // Its own result, by the id that the acknowledgement gave it.
+    session.send(ConnectResponse {
+        forget_below: 1,
+        ..remember("t/a/do#1", 2)
+    });
+    session.send(naming("t/b/do#1", &[("", 1), (r#"{"x":1}"#, 3), ("", 2)]));
+    assert_eq!(
+        session.outcome("t/b/do#1").await,
+        r#"completed {"in":1,"x":1,"a":true,"b":true}"#
+    );
+}
+
+#[tokio::test]
+async fn a_piece_that_the_host_does_not_have_ends_the_session_and_no_handler_sees_a_gap() {
+    for forgets in [false, true] {
+        let mut orchestrator = Orchestrator::start().await;
+        let (told, mut ends) = mpsc::channel(4);
+        let host = host(&orchestrator, echo(), 4).observe(move |observed| {
+            if let Observed::Disconnected { cause } = observed {
+                let _ = told.try_send((*cause).to_owned());
+            }
+        });
+        let _host = Running::start(host);
+        let mut session = orchestrator.session().await;
+        session.send(ConnectResponse {
+            forget_below: 2,
+            ..naming("t/a/do#1", &[(r#"{"in":1}"#, 1), ("", 1)])
+        });
+        session.outcome("t/a/do#1").await;
+        if forgets {
+            session.send(naming("t/b/do#1", &[("", 1)]));
+        } else {
+            session.refuse(Status::unavailable("gone"));
+            // What was remembered in the session before is no more.
+            soon(ends.recv()).await.unwrap();
+            let session = orchestrator.session().await;
+            session.send(naming("t/b/do#1", &[("", 1)]));
+        }
+        let why = soon(ends.recv()).await.unwrap();
+        assert!(why.contains("a piece of a context"), "{why}");
+        let session = orchestrator.session().await;
+        assert_eq!(session.announce.held_command_ids, ["t/a/do#1"]);
+    }
 }
 
 #[tokio::test]

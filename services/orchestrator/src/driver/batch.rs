@@ -19,6 +19,7 @@ use crate::inbox::{Reply, StartReply, Started, View};
 use crate::letting_out::Out;
 use crate::sessions::line::Line;
 use crate::sessions::message::HostMessage;
+use crate::sessions::remembered::Remembered;
 use crate::sessions::table::Session;
 use crate::store::Row;
 
@@ -103,15 +104,36 @@ impl HostMessages {
         self.with_room(64).cancel(command);
     }
 
-    pub(super) fn acknowledge(&mut self, command_id: &str, refused_reason: &str, message: &str) {
-        self.with_room(64 + message.len())
-            .acknowledge(command_id, refused_reason, message);
+    pub(super) fn acknowledge(
+        &mut self,
+        command_id: &str,
+        refused_reason: &str,
+        message: &str,
+        context_id: u64,
+    ) {
+        self.with_room(64 + message.len()).acknowledge(
+            command_id,
+            refused_reason,
+            message,
+            context_id,
+        );
     }
 
-    fn command(&mut self, outgoing: &Outgoing) {
-        let bytes: usize = outgoing.context.iter().map(|piece| piece.len() + 8).sum();
+    /// Gives how many bytes of payloads leave with it.
+    fn command(&mut self, outgoing: &Outgoing, context_ids: &[u64]) -> usize {
+        let pieces = outgoing.context.iter();
+        let bytes: usize = pieces.map(|piece| piece.json.len() + 8).sum();
         let undo_bytes = outgoing.undo.as_ref().map_or(0, |undo| undo.result.len());
-        self.with_room(bytes + undo_bytes + 128).command(outgoing);
+        self.with_room(bytes + undo_bytes + 128)
+            .command(outgoing, context_ids);
+        bytes + undo_bytes
+    }
+
+    /// The host may forget what is no longer counted on; said behind the commands that name it.
+    pub(super) fn forget(&mut self, remembered: &mut Remembered) {
+        if let Some(id) = remembered.forgotten() {
+            self.filling.forget_below(id);
+        }
     }
 
     /// The message being filled, with room for so many bytes.
@@ -158,12 +180,7 @@ impl Driver {
                         tracing::error!(?command, "a dispatched command is not to be found");
                         continue;
                     };
-                    sent_bytes += outgoing
-                        .context
-                        .iter()
-                        .map(bytes::Bytes::len)
-                        .sum::<usize>();
-                    self.give(&host, outgoing);
+                    sent_bytes += self.give(&host, outgoing);
                 }
                 // It was queued a moment ago, and nothing happened since.
                 answer => tracing::error!(?answer, ?command, "a queued command was not dispatched"),
@@ -171,13 +188,17 @@ impl Driver {
         }
     }
 
-    fn give(&mut self, host: &HostId, outgoing: Outgoing) {
-        if let Some(open) = self.lines.get(host) {
-            self.pending
-                .host(open.session, &open.line)
-                .command(&outgoing);
+    /// Gives how many bytes of payloads that sends.
+    fn give(&mut self, host: &HostId, mut outgoing: Outgoing) -> usize {
+        let mut sent = 0;
+        if let Some(open) = self.lines.get_mut(host) {
+            let messages = self.pending.host(open.session, &open.line);
+            let context_ids = open.remembered.shorten(&mut outgoing);
+            sent = messages.command(&outgoing, &context_ids);
+            messages.forget(&mut open.remembered);
         }
         self.table.grant(host, outgoing.id, outgoing.worker);
+        sent
     }
 
     /// Appends the batch unless it only observes and nobody waits, and lets everything out.

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use proto::convert::us_to_duration;
 use proto::error::{Problem, Reason, word};
 use proto::id::{CommandId, HostId};
-use proto::lifecycle::Stage;
+use proto::lifecycle::{Stage, is_end};
 use proto::wire;
 
 use super::{Driver, micros};
-use crate::engine;
+use crate::engine::{self, ResultOutcome};
 use crate::inbox::{Announced, HostResult, Said};
 use crate::letting_out::Out;
 use crate::sessions::late::Late;
 use crate::sessions::line::{Lease, Line};
 use crate::sessions::message::HostMessage;
 use crate::sessions::quarantine::Hold;
+use crate::sessions::remembered::Remembered;
 use crate::sessions::stream::recorded;
 use crate::sessions::table::{Announcement, Session};
 
@@ -26,6 +27,7 @@ pub(super) struct OpenLine {
     pub(super) session_id: String,
     pub(super) line: Arc<Line>,
     lease: Arc<Lease>,
+    pub(super) remembered: Remembered,
 }
 
 impl Driver {
@@ -37,6 +39,7 @@ impl Driver {
             version,
             held,
             held_nameless,
+            remembers_bytes_max,
             line,
             lease,
             reply,
@@ -114,6 +117,7 @@ impl Driver {
             session_id,
             line,
             lease,
+            remembered: Remembered::new(remembers_bytes_max),
         };
         self.lines.insert(host, open);
         self.pending
@@ -161,7 +165,8 @@ impl Driver {
                 command_id: recorded(&command_id),
             });
             let message = "no command has such a name; drop the result";
-            self.acknowledge(host, session, &command_id, Reason::CommandUnknown, message);
+            let reason = Reason::CommandUnknown;
+            self.acknowledge(host, session, &command_id, reason, message, 0);
         }
         for sample in said.samples {
             self.decide_or_say(engine::Input::Sampled {
@@ -193,6 +198,10 @@ impl Driver {
                 stage: Stage::Processing,
             });
         }
+        let completed_bytes = match &outcome {
+            ResultOutcome::Completed(result) => result.len(),
+            _ => 0,
+        };
         let decided = self.decide(engine::Input::Result {
             host: host.clone(),
             command: command.clone(),
@@ -210,7 +219,24 @@ impl Driver {
             (Ok(_), None) => (Reason::Unspecified, String::new()),
             (Err(problem), _) => (problem.reason, problem.message),
         };
-        self.acknowledge(host, session, &command_id, reason, &message);
+        let context_id = match reason {
+            Reason::Unspecified => self.remembered(host, &command, completed_bytes),
+            _ => 0,
+        };
+        self.acknowledge(host, session, &command_id, reason, &message, context_id);
+    }
+
+    /// By which id a host is to remember a result that counted; 0 where no context is to have it.
+    fn remembered(&mut self, host: &HostId, command: &CommandId, bytes: usize) -> u64 {
+        let transaction = command.transaction;
+        let state = self.state.transaction_state(&transaction);
+        if command.undo || state.is_none_or(is_end) {
+            return 0;
+        }
+        match (self.lines.get_mut(host), self.state.key(command)) {
+            (Some(open), Some(key)) => open.remembered.result(transaction, key.step, bytes),
+            _ => 0,
+        }
     }
 
     /// A command that its host reported takes no slot any more, whatever becomes of the report.
@@ -228,14 +254,16 @@ impl Driver {
         command_id: &str,
         reason: Reason,
         message: &str,
+        context_id: u64,
     ) {
         let refused_reason = match reason {
             Reason::Unspecified => "",
             reason => word(reason),
         };
-        if let Some(open) = self.lines.get(host) {
+        if let Some(open) = self.lines.get_mut(host) {
             let messages = self.pending.host(session, &open.line);
-            messages.acknowledge(command_id, refused_reason, message);
+            messages.acknowledge(command_id, refused_reason, message, context_id);
+            messages.forget(&mut open.remembered);
         }
     }
 

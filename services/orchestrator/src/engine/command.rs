@@ -9,7 +9,7 @@ use proto::id::{CommandId, HostId, Moment, Time};
 use proto::lifecycle::{Stage, is_outcome, may_follow};
 use proto::payload::Payload;
 
-use super::effect::{Effect, Outgoing, OutgoingUndo};
+use super::effect::{Effect, Outgoing, OutgoingUndo, Piece};
 use super::step::chance;
 use super::{CommandKey, Reply, State, Turn};
 
@@ -173,7 +173,10 @@ impl State {
             return None;
         }
         let mut context = Vec::new();
-        transaction.for_each_piece(command.step, |piece| context.push(piece.bytes()));
+        transaction.for_each_piece(command.step, |step, piece| {
+            let json = piece.bytes();
+            context.push(Piece { step, json });
+        });
         let undo = command.undo.then(|| OutgoingUndo {
             result: transaction.result_for_undo(command.step),
             failure: transaction

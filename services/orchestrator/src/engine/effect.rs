@@ -68,13 +68,22 @@ pub struct Outgoing {
     /// The workflow, for logs.
     pub workflow: WorkflowName,
     /// The input and then the results of the steps before it, in the order of the definition.
-    pub context: Vec<Bytes>,
+    pub context: Vec<Piece>,
     /// How long the handler may take, in microseconds.
     pub timeout_us: u64,
     /// What an undo receives besides.
     pub undo: Option<OutgoingUndo>,
     /// The caller's W3C `traceparent`; empty: none.
     pub trace_parent: String,
+}
+
+/// A piece of a context. For as long as its transaction lives, a step's result is always the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// Whose result it is; none: it is the input.
+    pub step: Option<u16>,
+    /// The JSON text.
+    pub json: Bytes,
 }
 
 /// What an undo receives besides its step's context.

@@ -45,7 +45,7 @@ use proto::id::{CommandId, HostId, Time, TransactionId, WorkerName, WorkflowName
 use proto::lifecycle::{Stage, is_end};
 use proto::workflow::Workflow;
 
-pub use effect::{Decided, Effect, Outgoing, OutgoingUndo};
+pub use effect::{Decided, Effect, Outgoing, OutgoingUndo, Piece};
 pub use result::{checked_result, is_duplicate};
 pub use snapshot::{Snapshot, absent_step_state};
 pub use state::State;

@@ -148,12 +148,17 @@ impl Transaction {
                 .all(|&before| self.passed(super::catalogue::place(before)))
     }
 
-    /// Calls `take` with each piece of a step's context: the input, then the results before it.
-    pub(super) fn for_each_piece<'a>(&'a self, step: u16, mut take: impl FnMut(&'a Kept)) {
-        take(&self.input);
+    /// Calls `take` with each piece of a step's context, and whose result it is: the input, then the
+    /// results before it.
+    pub(super) fn for_each_piece<'a>(
+        &'a self,
+        step: u16,
+        mut take: impl FnMut(Option<u16>, &'a Kept),
+    ) {
+        take(None, &self.input);
         self.definition.for_each_ancestor(step, |before| {
             if let Some(result) = self.step(before).and_then(|record| record.result.as_ref()) {
-                take(result);
+                take(Some(before), result);
             }
         });
     }
@@ -167,7 +172,7 @@ impl Transaction {
 
     fn context_size(&self, step: u16, undo: bool) -> u64 {
         let mut size = 0;
-        self.for_each_piece(step, |piece| size += piece.size());
+        self.for_each_piece(step, |_, piece| size += piece.size());
         let result = self.step(step).and_then(|record| record.result.as_ref());
         size + result.filter(|_| undo).map_or(0, Kept::size)
     }

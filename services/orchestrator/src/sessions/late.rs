@@ -69,7 +69,7 @@ impl Desk {
                 .had_counted(&late.host, &result.command, &result.outcome)
                 .await
             {
-                counted.acknowledge(&result.command_id, "", "");
+                counted.acknowledge(&result.command_id, "", "", 0);
             } else {
                 results.push(result);
             }

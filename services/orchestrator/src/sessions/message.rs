@@ -47,8 +47,8 @@ impl HostMessage {
         message.encode_raw(self.rope.bytes());
     }
 
-    /// Adds a command.
-    pub(crate) fn command(&mut self, outgoing: &Outgoing) {
+    /// Adds a command, whose pieces have these ids.
+    pub(crate) fn command(&mut self, outgoing: &Outgoing, context_ids: &[u64]) {
         let command = &mut self.scratch;
         command.clear();
         write::message(command, 1, |out| outgoing.id.write(out));
@@ -63,14 +63,16 @@ impl HostMessage {
         }
         write::text(command, 7, &outgoing.trace_parent);
         write::text(command, 8, outgoing.workflow.as_str());
+        write::numbers(command, 9, context_ids);
         // Last, so that nobody moves them once they are written.
         let pieces: usize = (outgoing.context.iter())
-            .map(|piece| 1 + prost::length_delimiter_len(piece.len()) + piece.len())
+            .map(|piece| piece.json.len())
+            .map(|bytes| 1 + prost::length_delimiter_len(bytes) + bytes)
             .sum();
         write::length(&mut self.rope, 2, command.len() + pieces);
         self.rope.bytes().extend_from_slice(command);
         for piece in &outgoing.context {
-            write::repeated_payload(&mut self.rope, 3, piece);
+            write::repeated_payload(&mut self.rope, 3, &piece.json);
         }
     }
 
@@ -81,13 +83,25 @@ impl HostMessage {
         });
     }
 
-    /// Adds what became of a result.
-    pub(crate) fn acknowledge(&mut self, command_id: &str, refused_reason: &str, message: &str) {
+    /// Adds what became of a result, and by which id it is to be remembered.
+    pub(crate) fn acknowledge(
+        &mut self,
+        command_id: &str,
+        refused_reason: &str,
+        message: &str,
+        context_id: u64,
+    ) {
         write::message(&mut self.rope, 4, |out| {
             write::text(out, 1, command_id);
             write::text(out, 2, refused_reason);
             write::text(out, 3, message);
+            write::number(out, 4, context_id);
         });
+    }
+
+    /// Adds the request to forget pieces with smaller ids.
+    pub(crate) fn forget_below(&mut self, id: u64) {
+        write::number(&mut self.rope, 6, id);
     }
 }
 
@@ -106,7 +120,7 @@ mod tests {
     use proto::id::{StepName, TransactionId, WorkerName, WorkflowName};
 
     use super::*;
-    use crate::engine::OutgoingUndo;
+    use crate::engine::{OutgoingUndo, Piece};
 
     #[test]
     fn what_is_written_is_what_the_generated_type_says() {
@@ -117,6 +131,7 @@ mod tests {
             attempt: 3,
         };
         let large = Bytes::from(vec![b'x'; write::LARGE_BYTES]);
+        let piece = |json| Piece { step: None, json };
         let failure = Failure {
             kind: "Refused".to_owned(),
             message: "no stock".to_owned(),
@@ -126,7 +141,11 @@ mod tests {
             id: id.clone(),
             worker: WorkerName::parse("payer").unwrap(),
             workflow: WorkflowName::parse("orders").unwrap(),
-            context: vec![Bytes::from_static(b"{}"), large, Bytes::new()],
+            context: vec![
+                piece(Bytes::from_static(b"{}")),
+                piece(large),
+                piece(Bytes::new()),
+            ],
             timeout_us: 1_500_000,
             undo: Some(OutgoingUndo {
                 result: Bytes::from_static(b"{\"paid\":true}"),
@@ -135,23 +154,30 @@ mod tests {
             trace_parent: "00-trace".to_owned(),
         };
         let mut message = HostMessage::default();
-        message.acknowledge("c-1", "", "");
-        message.command(&outgoing);
+        message.acknowledge("c-1", "", "", 300);
+        message.command(&outgoing, &[0, 301, 299]);
         message.cancel(&id);
-        message.acknowledge("c-2", "LEASE_LAPSED", "too late");
+        message.acknowledge("c-2", "LEASE_LAPSED", "too late", 0);
+        message.forget_below(300);
         message.add(&wire::ConnectResponse {
             draining: true,
             ..Default::default()
         });
-        let acknowledged = |id: &str, reason: &str, message: &str| wire::ResultAcknowledgement {
-            command_id: id.to_owned(),
-            refused_reason: reason.to_owned(),
-            message: message.to_owned(),
-        };
+        let acknowledged =
+            |id: &str, reason: &str, message: &str, context_id| wire::ResultAcknowledgement {
+                command_id: id.to_owned(),
+                refused_reason: reason.to_owned(),
+                message: message.to_owned(),
+                context_id,
+            };
         let command = wire::Command {
             command_id: id.text(),
             worker: "payer".to_owned(),
-            context_json: outgoing.context,
+            context_json: outgoing
+                .context
+                .into_iter()
+                .map(|piece| piece.json)
+                .collect(),
             timeout: Some(us_to_duration(1_500_000)),
             attempt: 3,
             undo: Some(wire::UndoContext {
@@ -160,6 +186,7 @@ mod tests {
             }),
             trace_parent: "00-trace".to_owned(),
             workflow: "orders".to_owned(),
+            context_ids: vec![0, 301, 299],
         };
         let bytes = message.len();
         let told = message.into_wire().unwrap();
@@ -173,10 +200,11 @@ mod tests {
                     command_id: id.text(),
                 }],
                 acknowledgements: vec![
-                    acknowledged("c-1", "", ""),
-                    acknowledged("c-2", "LEASE_LAPSED", "too late"),
+                    acknowledged("c-1", "", "", 300),
+                    acknowledged("c-2", "LEASE_LAPSED", "too late", 0),
                 ],
                 draining: true,
+                forget_below: 300,
             }
         );
     }

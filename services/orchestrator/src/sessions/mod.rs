@@ -2,9 +2,11 @@
 //!
 //! `table.rs` is pure and knows who is there, `quarantine.rs` who crashes in a loop; `stream.rs` is the thin shell around
 //! the streams that `service.rs` serves;
-//! `line.rs` is what the two sides of a session share, `message.rs` what goes out there; `late.rs` answers results for what has left memory.
+//! `line.rs` is what the two sides of a session share, `message.rs` what goes out there, `remembered.rs` (pure) what need not go
+//! out again; `late.rs` answers results for what has left memory.
 
 pub mod table;
+pub(crate) mod remembered;
 pub(crate) mod message;
 pub mod quarantine;
 pub(crate) mod line;

@@ -193,6 +193,9 @@ impl Connection {
             version: cut(announce.version, TEXT_BYTES_MAX),
             held,
             held_nameless,
+            remembers_bytes_max: announce
+                .remembers_bytes_max
+                .min(self.limits.remembers_bytes_max.0),
             line: self.line.clone(),
             lease: self.lease.clone(),
             reply,

@@ -20,6 +20,8 @@ pub(crate) struct FakeHost {
     commands: VecDeque<wire::Command>,
     cancels: VecDeque<String>,
     acknowledgements: VecDeque<wire::ResultAcknowledgement>,
+    /// Below which id it was told to forget pieces.
+    pub forget_below: u64,
     heartbeats: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -79,8 +81,14 @@ impl FakeHost {
         workers: &[(&str, u32)],
         held: &[String],
     ) -> Self {
-        let mut host = Self::without_heartbeats(suite, id, workers, held).await;
-        let (host_id, session_id) = (id.to_owned(), host.welcome.session_id.clone());
+        Self::announced(suite, announce(id, workers, held)).await
+    }
+
+    /// Connects with this announcement, and sends heartbeats.
+    pub(crate) async fn announced(suite: &Suite, announce: wire::Announce) -> Self {
+        let host_id = announce.host_id.clone();
+        let mut host = Self::silent(suite, announce).await;
+        let session_id = host.welcome.session_id.clone();
         let channel: Channel = suite.channel.clone();
         host.heartbeats = Some(tokio::spawn(async move {
             let (beats, stream) = mpsc::channel(4);
@@ -108,8 +116,12 @@ impl FakeHost {
         workers: &[(&str, u32)],
         held: &[String],
     ) -> Self {
+        Self::silent(suite, announce(id, workers, held)).await
+    }
+
+    async fn silent(suite: &Suite, announce: wire::Announce) -> Self {
         let first = wire::ConnectRequest {
-            announce: Some(announce(id, workers, held)),
+            announce: Some(announce),
             ..Default::default()
         };
         loop {
@@ -121,6 +133,7 @@ impl FakeHost {
                 commands: VecDeque::new(),
                 cancels: VecDeque::new(),
                 acknowledgements: VecDeque::new(),
+                forget_below: 0,
                 heartbeats: None,
             };
             match host.welcomed().await {
@@ -151,6 +164,7 @@ impl FakeHost {
         let cancels = message.cancels.into_iter();
         self.cancels.extend(cancels.map(|cancel| cancel.command_id));
         self.acknowledgements.extend(message.acknowledgements);
+        self.forget_below = self.forget_below.max(message.forget_below);
         Ok(())
     }
 
@@ -176,9 +190,14 @@ impl FakeHost {
 
     /// The next acknowledgement: the reason of its refusal, empty where it counted.
     pub(crate) async fn acknowledgement(&mut self) -> String {
+        self.acknowledged().await.refused_reason
+    }
+
+    /// The next acknowledgement.
+    pub(crate) async fn acknowledged(&mut self) -> wire::ResultAcknowledgement {
         loop {
             if let Some(acknowledgement) = self.acknowledgements.pop_front() {
-                return acknowledgement.refused_reason;
+                return acknowledgement;
             }
             self.receive().await.unwrap();
         }

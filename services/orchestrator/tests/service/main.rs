@@ -7,6 +7,7 @@ mod runs;
 mod keys;
 mod restarts;
 mod hosts;
+mod remembering;
 mod bad_inputs;
 mod bounds;
 mod event_log;

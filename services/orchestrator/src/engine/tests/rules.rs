@@ -31,6 +31,17 @@ const FORK: &str = "
 - {name: d, worker: w}
 ";
 
+/// What a command brings its host: whose result each piece is, and the piece.
+fn context(scene: &Scene, command: &str) -> Vec<String> {
+    let key = scene.state.key(&scene.command(command)).unwrap();
+    let outgoing = scene.state.outgoing(&key).unwrap();
+    let pieces = outgoing.context.into_iter().map(|piece| {
+        let whose = piece.step.map_or("in".to_owned(), |step| step.to_string());
+        format!("{whose} {}", std::str::from_utf8(&piece.json).unwrap())
+    });
+    pieces.collect()
+}
+
 fn snapshot(scene: &Scene) -> Snapshot {
     scene.state.snapshot(scene.ids.last().unwrap()).unwrap()
 }

@@ -29,7 +29,10 @@ fn completed_steps_are_undone_one_at_a_time_the_last_one_first() {
     let outgoing = scene.state.outgoing(&key).unwrap();
     assert_eq!(outgoing.worker.as_str(), "u");
     assert_eq!(outgoing.timeout_us, 7_000_000);
-    assert_eq!(outgoing.context, ["{\"in\":1}", "{\"a\":1}", "{\"b\":1}"]);
+    assert_eq!(
+        context(&scene, "~c"),
+        ["in {\"in\":1}", "0 {\"a\":1}", "1 {\"b\":1}"]
+    );
     let undo = outgoing.undo.unwrap();
     assert_eq!(
         (undo.result, undo.failure.kind.as_str()),

@@ -146,8 +146,7 @@ fn on_failure_continue_goes_on_without_the_result() {
         b@h      > b dispatched
         ",
     );
-    let key = scene.state.key(&scene.command("b")).unwrap();
-    assert_eq!(scene.state.outgoing(&key).unwrap().context, ["{\"in\":1}"]);
+    assert_eq!(context(&scene, "b"), ["in {\"in\":1}"]);
     let mut scene = scene;
     scene.play("b ok > b completed, COMPLETED without [\"a\"]");
     assert_eq!(snapshot(&scene).failed_steps().len(), 1);

@@ -65,17 +65,13 @@ fn a_context_is_the_input_and_the_results_before_it_in_the_definitions_order() {
         c ok       > c completed
         ",
     );
-    let context = |scene: &Scene, step: &str| {
-        let key = scene.state.key(&scene.command(step)).unwrap();
-        scene.state.outgoing(&key).unwrap().context
-    };
     // A branch doesn't see what its sibling has completed.
-    assert_eq!(context(&scene, "b"), ["{\"in\":1}", "{\"a\":1}"]);
+    assert_eq!(context(&scene, "b"), ["in {\"in\":1}", "0 {\"a\":1}"]);
     let mut scene = scene;
     scene.play("b ok > b completed, d queued\n d@h > d dispatched");
     assert_eq!(
         context(&scene, "d"),
-        ["{\"in\":1}", "{\"a\":1}", "{\"b\":1}", "{\"c\":1}"]
+        ["in {\"in\":1}", "0 {\"a\":1}", "1 {\"b\":1}", "2 {\"c\":1}"]
     );
 }
 
