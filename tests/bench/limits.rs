@@ -1,9 +1,6 @@
-//! What this machine can do at best: the disk's synced writes, bytes from one process to another, and
-//! gRPC calls that do nothing.
+//! What this machine can do at best: the disk's synced writes, and gRPC calls that do nothing.
 
 use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,9 +31,6 @@ const BLOCK_BYTES: usize = 4 << 10;
 const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS: usize = 96;
 const SYNCS: usize = 800;
-/// What goes over a socket at once: a large payload.
-const SOCKET_BYTES: usize = 64 << 10;
-const SOCKET_WRITES: usize = 40_000;
 const ROUND_TRIPS: usize = 3_000;
 const IN_FLIGHT: usize = 50;
 const UNARY_TIME: Duration = Duration::from_secs(4);
@@ -80,34 +74,6 @@ pub(crate) fn disk(report: &mut Report) -> Result<()> {
     let megabytes = (CHUNKS * CHUNK_BYTES) as f64 / 1e6;
     let rate = megabytes / began.elapsed().as_secs_f64();
     report.add("limit_synced_write_mb_per_second", rate, "MB/s");
-    Ok(())
-}
-
-/// One socket of the loopback, written and read as fast as it goes, with nothing else at work.
-pub(crate) fn loopback(report: &mut Report) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut writer = TcpStream::connect(listener.local_addr()?)?;
-    let (mut reader, _) = listener.accept()?;
-    let began = Instant::now();
-    let writing = std::thread::spawn(move || {
-        let payload = vec![7; SOCKET_BYTES];
-        (0..SOCKET_WRITES).try_for_each(|_| writer.write_all(&payload))
-    });
-    let mut buffer = vec![0; SOCKET_BYTES];
-    let mut read = 0;
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => break,
-            bytes => read += bytes,
-        }
-    }
-    let rate = read as f64 / 1e6 / began.elapsed().as_secs_f64();
-    writing.join().expect("the writer only writes")?;
-    anyhow::ensure!(
-        read == SOCKET_BYTES * SOCKET_WRITES,
-        "{read} bytes came over"
-    );
-    report.add("limit_loopback_mb_per_second", rate, "MB/s");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod compare;
 mod waiting;
 mod finished;
 mod payloads;
+mod bare;
 mod processes;
 mod report;
 
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
         // suite's services are.
         [limits::SERVER_WORD, address] => runtime.block_on(limits::serve(address)),
         [payloads::HOST_WORD, address] => runtime.block_on(payloads::host(address)),
+        [bare::PEER_WORD, address, begins, bytes] => bare::peer(address, begins, bytes),
         [compare::WORD, one, two] => {
             let folders = [one, two].map(|folder| Path::new(*folder));
             runtime.block_on(compare::measure(folders))
@@ -68,7 +70,6 @@ async fn measure(file: &Path, parts: &[&str]) -> Result<()> {
     // What is still to be written back would slow every sync.
     rustix::fs::sync();
     limits::disk(&mut report).context("the disk's limits")?;
-    limits::loopback(&mut report).context("the loopback's limit")?;
     limits::calls(&mut report)
         .await
         .context("the calls' limits")?;

@@ -1,5 +1,5 @@
-//! Payloads of 64 KiB: how much of what the disk can take the log gets, and how much of what the
-//! loopback can carry goes between the processes.
+//! Payloads of 64 KiB: how much of what the disk can take the log gets, and how much of what a bare program
+//! gets there in the same ways.
 
 use std::process::{Child, Command, Stdio};
 
@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tests::Suite;
 use tokio_util::sync::CancellationToken;
 
+use crate::bare;
 use crate::core::{LOAD_TIME, unmonitored};
 use crate::load::{Load, check, object};
 use crate::report::Report;
@@ -17,11 +18,8 @@ use crate::report::Report;
 pub(crate) const HOST_WORD: &str = "serve-large-results";
 const WORKER: &str = "large_result";
 const PAYLOAD_BYTES: usize = 64 << 10;
-const STEPS: u32 = 3;
+const STEPS: u8 = 3;
 const IN_FLIGHT: usize = 32;
-/// So many payloads go over a socket for each workflow: its start, what each step's command and
-/// result carry, and the answer with all that came of it.
-const MOVED: u32 = 1 + STEPS * (STEPS + 1) / 2 + STEPS + (1 + STEPS);
 
 /// Offers a worker whose results are large, until it is killed.
 pub(crate) async fn host(address: &str) -> Result<()> {
@@ -56,6 +54,13 @@ impl Drop for LargeHost {
 }
 
 pub(crate) async fn measure(report: &mut Report) -> Result<()> {
+    let shape = bare::Shape {
+        in_flight: IN_FLIGHT,
+        steps: STEPS,
+        payload_bytes: PAYLOAD_BYTES,
+    };
+    let bare = bare::measure(shape).context("bare payloads")?;
+    report.add("limit_bare_payloads_mb_per_second", bare, "MB/s");
     let suite = unmonitored().without_host().start().await;
     let workflow = (1..=STEPS).fold(Workflow::new("three_large"), |workflow, step| {
         workflow.step((format!("step_{step}"), WORKER))
@@ -77,9 +82,6 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     if let Some(limit) = report.value("limit_synced_write_mb_per_second") {
         report.add("payload_64k_ratio", logged / limit, "");
     }
-    if let Some(limit) = report.value("limit_loopback_mb_per_second") {
-        let moved = logged / f64::from(1 + STEPS) * f64::from(MOVED);
-        report.add("payload_64k_loopback_ratio", moved / limit, "");
-    }
-    check(&suite.client(), &[&warm, &done], STEPS).await
+    report.add("payload_64k_bare_ratio", logged / bare, "");
+    check(&suite.client(), &[&warm, &done], STEPS.into()).await
 }
