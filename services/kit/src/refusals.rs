@@ -17,6 +17,9 @@ use crate::status::{self, ErrorDomain};
 /// The longest piece of a caller's own text that is said back to him.
 const ECHO_CHARS_MAX: usize = 200;
 
+/// Its library answers for it; that a service is unknown is all it refuses.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// The same refusal with a reason, or None when the status needs none.
 pub(crate) fn explain(bare: &Status, path: &str, domain: ErrorDomain) -> Option<Status> {
     if bare.code() == Code::Ok || !bare.details().is_empty() {
@@ -60,6 +63,13 @@ pub(crate) fn explain(bare: &Status, path: &str, domain: ErrorDomain) -> Option<
             Code::DeadlineExceeded,
             status::DEADLINE_PASSED,
             said.to_owned(),
+        ),
+        Code::NotFound if path == HEALTH_CHECK => (
+            Code::NotFound,
+            status::FIELD_INVALID,
+            "service names none that this server has; leave it empty to ask for the server, or see \
+             reflection for what there is"
+                .to_owned(),
         ),
         Code::Cancelled => (Code::Cancelled, status::CALL_CANCELLED, said.to_owned()),
         Code::Internal | Code::Unknown => (Code::Internal, status::INTERNAL, said.to_owned()),

@@ -33,6 +33,8 @@ pub const CALL_CANCELLED: &str = "CALL_CANCELLED";
 pub const PANIC: &str = "PANIC";
 /// The server failed in a way that it has no better word for.
 pub const INTERNAL: &str = "INTERNAL";
+/// A field names what is not there.
+pub const FIELD_INVALID: &str = "FIELD_INVALID";
 /// The Host header or `:authority` is not one of this server's names.
 pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
 /// The Origin header is not one that may call this server.
@@ -50,6 +52,7 @@ pub const REASONS: &[&str] = &[
     CALL_CANCELLED,
     PANIC,
     INTERNAL,
+    FIELD_INVALID,
     HOST_NOT_ALLOWED,
     ORIGIN_NOT_ALLOWED,
 ];

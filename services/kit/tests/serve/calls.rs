@@ -6,6 +6,7 @@ use kit::config::HumaneDuration;
 use kit::status;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest as Ask;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::bench::{Bench, DOMAIN, call, reason};
@@ -108,6 +109,17 @@ async fn an_unknown_method_or_service_is_named_and_so_is_the_nearest() {
             .message()
             .ends_with("did you mean /grpc.health.v1.Health/Check?")
     );
+}
+
+#[tokio::test]
+async fn the_health_of_an_unknown_service_is_not_found_with_a_reason() {
+    let bench = Bench::start().await;
+    let channel = bench.endpoint().connect().await.expect("it listens");
+    let service = "no.Such".into();
+    let asked = HealthClient::new(channel).check(Ask { service }).await;
+    let status = asked.expect_err("an unknown service");
+    refused(&bench, &status, Code::NotFound, status::FIELD_INVALID).await;
+    assert!(status.message().starts_with("service names none"));
 }
 
 #[tokio::test]
