@@ -22,6 +22,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use report::Report;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,16 +52,26 @@ fn main() -> Result<()> {
         [bare::PEER_WORD, address, begins, bytes] => bare::peer(address, begins, bytes),
         [compare::WORD, one, two] => {
             let folders = [one, two].map(|folder| Path::new(*folder));
-            runtime.block_on(compare::measure(folders))
+            runtime.block_on(unless_stopped(compare::measure(folders)))
         }
         [file, parts @ ..] if parts.iter().all(|part| PARTS.contains(part)) => {
-            runtime.block_on(measure(Path::new(file), parts))
+            runtime.block_on(unless_stopped(measure(Path::new(file), parts)))
         }
         _ => anyhow::bail!(
             "usage: bench FILE [PART…], or bench compare FOLDER FOLDER; FILE gets the figures as JSON, \
              PART is one of {}, FOLDER has a build's binaries",
             PARTS.join(", ")
         ),
+    }
+}
+
+/// Ends as soon as it is asked to: whoever just died would leave its processes running.
+async fn unless_stopped(measuring: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = measuring => done,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        _ = terminated.recv() => anyhow::bail!("terminated"),
     }
 }
 
