@@ -78,7 +78,7 @@ impl Host {
             twin: false,
             table: Table::new(10_000),
             // One has room for a few pieces, one for all, one for none.
-            remembered: Remembered::new([60_000, 10_000_000, 0][number as usize % 3]),
+            remembered: Remembered::new([40_000, 10_000_000, 0][number as usize % 3]),
             tokens: BTreeMap::new(),
             life: 0,
             streams: BTreeMap::new(),
@@ -325,7 +325,7 @@ impl World {
             4 => Outcome::TimedOut(wire::DeadlineExceeded {}),
             size => {
                 let number = self.chance.below(1_000_000);
-                let fill = match number % 8 {
+                let fill = match number % 6 {
                     0 => LARGE_BYTES,
                     _ => size as usize * size as usize,
                 };
