@@ -3,12 +3,13 @@
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+
+use crate::processes::Another;
 
 /// The argument that makes this program a client or a host: whatever comes is answered with a payload.
 pub(crate) const PEER_WORD: &str = "serve-bare-payloads";
@@ -125,31 +126,14 @@ pub(crate) fn peer(address: &str, begins: &str, payload_bytes: &str) -> Result<(
     Ok(())
 }
 
-/// One of them, in a process of its own that ends with this.
-struct Peer(Child, TcpStream);
-
-impl Peer {
-    fn start(listener: &TcpListener, begins: usize, shape: Shape) -> Result<Self> {
-        let address = listener.local_addr()?.to_string();
-        let numbers = [begins, shape.payload_bytes].map(|number| number.to_string());
-        let child = Command::new(std::env::current_exe()?)
-            .args([PEER_WORD, &address])
-            .args(numbers)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("the other end")?;
-        let (stream, _) = listener.accept()?;
-        stream.set_nodelay(true)?;
-        Ok(Self(child, stream))
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Either way it is gone after the wait.
-        let _gone_already = self.0.kill();
-        let _status = self.0.wait();
-    }
+/// One of them, and the socket to it.
+fn start(listener: &TcpListener, begins: usize, shape: Shape) -> Result<(Another, TcpStream)> {
+    let address = listener.local_addr()?.to_string();
+    let [begins, bytes] = [begins, shape.payload_bytes].map(|number| number.to_string());
+    let peer = Another::start(&[PEER_WORD, &address, &begins, &bytes])?;
+    let (stream, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    Ok((peer, stream))
 }
 
 /// Megabytes of payloads a second that come into the file: each input and result once. Over the sockets go
@@ -159,11 +143,11 @@ pub(crate) fn measure(shape: Shape) -> Result<f64> {
     let directory = tempfile::tempdir()?;
     let mut file = std::fs::File::create(directory.path().join("log"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut host = Peer::start(&listener, 0, shape)?;
-    let mut client = Peer::start(&listener, shape.in_flight, shape)?;
+    let (_host, mut host) = start(&listener, 0, shape)?;
+    let (_client, mut client) = start(&listener, shape.in_flight, shape)?;
     let (to, messages) = mpsc::sync_channel(WAITING_MAX);
-    hear(&host.1, to.clone())?;
-    hear(&client.1, to)?;
+    hear(&host, to.clone())?;
+    hear(&client, to)?;
     let payload = vec![7; shape.payload_bytes];
     let (mut batch, mut in_file, mut logged) = (Vec::new(), 0, 0);
     let began = Instant::now();
@@ -189,8 +173,8 @@ pub(crate) fn measure(shape: Shape) -> Result<f64> {
                 step => commands.push((workflow, step + 1, 0)),
             }
         }
-        write(&mut host.1, &commands, &payload)?;
-        write(&mut client.1, &ends, &payload)?;
+        write(&mut host, &commands, &payload)?;
+        write(&mut client, &ends, &payload)?;
     }
     Ok(logged as f64 / 1e6 / began.elapsed().as_secs_f64())
 }

@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -21,6 +20,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::caller::Caller;
+use crate::processes::Another;
 use crate::report::Report;
 
 /// The argument that makes this program the other end of the calls.
@@ -77,25 +77,10 @@ pub(crate) fn disk(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The other end, ended with this.
-struct Peer(Child);
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Either way it is gone after the wait.
-        let _gone_already = self.0.kill();
-        let _status = self.0.wait();
-    }
-}
-
 /// A raw stream's round trip and message rate, and unary calls at fifty in flight.
 pub(crate) async fn calls(report: &mut Report) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port());
-    let child = Command::new(std::env::current_exe()?)
-        .args([SERVER_WORD, &address])
-        .stdin(Stdio::null())
-        .spawn()?;
-    let _peer = Peer(child);
+    let _peer = Another::start(&[SERVER_WORD, &address])?;
     let channel = raw::channel(&address);
     let mut health = HealthClient::new(channel.clone());
     wait::until("the other end", wait::PATIENCE, async || {

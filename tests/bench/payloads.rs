@@ -1,17 +1,15 @@
 //! Payloads of 64 KiB: how much of what the disk can take the log gets, and how much of what a bare program
 //! gets there in the same ways.
 
-use std::process::{Child, Command, Stdio};
-
 use anyhow::{Context as _, Result};
 use multiagents_client::{Host, Worker, Workflow};
 use serde_json::value::RawValue;
-use tests::Suite;
 use tokio_util::sync::CancellationToken;
 
 use crate::bare;
 use crate::core::{LOAD_TIME, unmonitored};
 use crate::load::{Load, check, object};
+use crate::processes::Another;
 use crate::report::Report;
 
 /// The argument that makes this program a worker host.
@@ -32,27 +30,6 @@ pub(crate) async fn host(address: &str) -> Result<()> {
     Ok(())
 }
 
-/// A worker host in a process of its own, ended with this.
-struct LargeHost(Child);
-
-impl LargeHost {
-    fn start(suite: &Suite) -> Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
-            .args([HOST_WORD, suite.orchestrator.address()])
-            .stdin(Stdio::null())
-            .spawn();
-        Ok(Self(child.context("the worker host")?))
-    }
-}
-
-impl Drop for LargeHost {
-    fn drop(&mut self) {
-        // Either way it is gone after the wait.
-        let _gone_already = self.0.kill();
-        let _status = self.0.wait();
-    }
-}
-
 pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     let shape = bare::Shape {
         in_flight: IN_FLIGHT,
@@ -66,7 +43,7 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
         workflow.step((format!("step_{step}"), WORKER))
     });
     suite.client().register(workflow).await?;
-    let _host = LargeHost::start(&suite)?;
+    let _host = Another::start(&[HOST_WORD, suite.orchestrator.address()])?;
     let load = Load {
         address: suite.orchestrator.address().to_owned(),
         workflow: "three_large",

@@ -1,8 +1,30 @@
-//! What processes use, from /proc.
+//! This program as another process, and what processes use, from /proc.
 
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+
+/// This program again, as what its first argument says; ended with this.
+pub(crate) struct Another(Child);
+
+impl Another {
+    pub(crate) fn start(arguments: &[&str]) -> Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn();
+        Ok(Self(child.context("this program as another process")?))
+    }
+}
+
+impl Drop for Another {
+    fn drop(&mut self) {
+        // Either way it is gone after the wait.
+        let _gone_already = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
 
 /// The processor time that these processes have used so far, in user and kernel mode, all threads
 /// together.

@@ -1,6 +1,6 @@
-//! Worker hosts: they keep their commands and results in the very table that the Rust client has, and the pieces of
-//! contexts that they remember likewise, over
-//! streams that keep their order until they are cut; and they crash, lie, fall silent and come twice.
+//! Worker hosts: they keep their commands and results, and the pieces of contexts that they remember, in the
+//! very tables that the Rust client has, over streams that keep their order until they are cut; and they
+//! crash, lie, fall silent and come twice.
 
 use std::collections::BTreeMap;
 

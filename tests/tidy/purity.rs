@@ -2,11 +2,12 @@
 
 use crate::tree::{assert_none, rust_files};
 
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "services/orchestrator/src/engine",
     "services/orchestrator/src/dispatch.rs",
     "services/orchestrator/src/sessions/table.rs",
     "services/orchestrator/src/sessions/quarantine.rs",
+    "services/orchestrator/src/sessions/remembered.rs",
     "services/monitor/src/folds",
 ];
 
